@@ -1,0 +1,7 @@
+//! `slidec`: an ahead-of-time compiler from ONNX to sparse execution plans.
+//!
+//! Invariants: the compiler never needs a GPU and makes no CUDA call. Import mirrors ONNX faithfully; what a backend cannot do is
+//! refused in lowering, with every offending node named at once. ONNX → `import` → `ir` → `passes` → `lower` → plan; each part
+//! knows only the next.
+
+pub mod ir;

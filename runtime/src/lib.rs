@@ -1,0 +1,13 @@
+//! `sliderun`: the minimal runtime that replays compiled plans.
+//!
+//! Invariants: this crate never parses ONNX and never compiles code. It has no protobuf, no graph library and no other
+//! inference engine among its dependencies. It trusts no plan: whatever a file says is validated before it is used.
+
+pub mod cpu;
+pub mod dim;
+pub mod dtype;
+pub mod f8;
+pub mod op;
+pub mod plan;
+pub mod sparse;
+pub mod tensor;
