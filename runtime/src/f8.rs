@@ -106,7 +106,7 @@ mod tests {
             if x.is_nan() {
                 proptest::prop_assert!(F8E4M3::from_f32(x).to_f32().is_nan() && F8E5M2::from_f32(x).to_f32().is_nan());
             } else {
-                let x = x.clamp(-1e30, 1e30);
+                let x = x.clamp(-1e9, 1e9);
                 proptest::prop_assert_eq!(F8E4M3::from_f32(x).to_f32(), nearest(x, 0x7e, |c| F8E4M3(c).to_f32()));
                 proptest::prop_assert_eq!(F8E5M2::from_f32(x).to_f32(), nearest(x, 0x7b, |c| F8E5M2(c).to_f32()));
             }
