@@ -22,6 +22,8 @@ mod reduce;
 mod resize;
 mod sparse;
 
+pub use sparse::undo_lift;
+
 /// Why a kernel gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]

@@ -248,6 +248,11 @@ macro_rules! declare_op {
 }
 for_each_op!(declare_op);
 
+/// Whether two extents can be equal: only constants that differ cannot. Concrete extents settle the rest at run time.
+pub(crate) fn may_equal(a: &Dim, b: &Dim) -> bool {
+    !matches!((a.as_const(), b.as_const()), (Some(a), Some(b)) if a != b)
+}
+
 /// The common shape of operands broadcast as in NumPy.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{InferError, InputTypes, Semantics, TensorType};
+use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::sparse::KLayout;
 
@@ -43,26 +45,129 @@ pub struct Dequant {
     pub to: DType,
 }
 
-impl super::Semantics for QuantLift {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+impl QuantLift {
+    /// The same conversion without the lift: what feeds a [`DenseGemm`] with the weight whose lift was undone.
+    pub fn dense_twin(&self) -> QuantLift {
+        QuantLift { to: self.to, layout: KLayout::dense(self.layout.k()) }
+    }
+
+    /// Whether activations are scaled per token, so that there is a second output.
+    pub fn quantizes(&self) -> bool {
+        matches!(self.to, DType::I8 | DType::F8e4m3)
     }
 }
 
-impl super::Semantics for SparseGemm {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+/// Element types of activations and weights, and of what their products accumulate in.
+fn accumulator(input: usize, dtype: DType) -> Result<DType, InferError> {
+    match dtype {
+        DType::I8 => Ok(DType::I32),
+        DType::F8e4m3 | DType::F16 | DType::Bf16 | DType::F32 => Ok(DType::F32),
+        actual => Err(InferError::DType { input, actual, expected: "i8, f8e4m3, f16, bf16 or f32" }),
     }
 }
 
-impl super::Semantics for DenseGemm {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+/// The leading extents and the last one.
+fn rows(input: usize, ty: &TensorType) -> Result<(&[Dim], &Dim), InferError> {
+    let (k, rows) =
+        ty.shape.split_last().ok_or_else(|| InferError::Shape(format!("input {input} is a scalar, rows were expected")))?;
+    Ok((rows, k))
+}
+
+fn expect_dtype(input: usize, ty: &TensorType, dtype: DType) -> Result<(), InferError> {
+    if ty.dtype != dtype {
+        return Err(InferError::DType { input, actual: ty.dtype, expected: dtype.name() });
+    }
+    Ok(())
+}
+
+fn expect_shape(input: usize, ty: &TensorType, expected: &[Dim]) -> Result<(), InferError> {
+    let fits = ty.rank() == expected.len() && ty.shape.iter().zip(expected).all(|(a, b)| super::may_equal(a, b));
+    if !fits {
+        return Err(InferError::Shape(format!("input {input} is {ty}, extents {expected:?} were expected")));
+    }
+    Ok(())
+}
+
+impl Semantics for QuantLift {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(1)?;
+        let x = inputs.required(0)?;
+        if !matches!(x.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(InferError::DType { input: 0, actual: x.dtype, expected: "f32, f16 or bf16" });
+        }
+        if accumulator(0, self.to).is_err() {
+            let reason = format!("{} is not one of i8, f8e4m3, f16, bf16, f32", self.to);
+            return Err(InferError::Attribute { name: "to", reason });
+        }
+        let (rows, k) = rows(0, x)?;
+        if !super::may_equal(k, &self.layout.k().into()) {
+            return Err(InferError::Shape(format!("the last extent of {x} is not the layout's K, {}", self.layout.k())));
+        }
+        let with_last = |dtype, last: usize| TensorType::new(dtype, rows.iter().cloned().chain([last.into()]));
+        let mut outputs = vec![with_last(self.to, self.layout.lifted())];
+        if self.quantizes() {
+            outputs.push(with_last(DType::F32, 1));
+        }
+        Ok(outputs)
     }
 }
 
-impl super::Semantics for Dequant {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+impl Semantics for SparseGemm {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(3)?;
+        let (x, values, positions) = (inputs.required(0)?, inputs.required(1)?, inputs.required(2)?);
+        if self.layout.segments.len() != 1 || self.layout.is_dense() {
+            let reason = "exactly one sparse segment is supported".to_owned();
+            return Err(InferError::Attribute { name: "layout", reason });
+        }
+        let to = accumulator(0, x.dtype)?;
+        expect_dtype(1, values, x.dtype)?;
+        expect_dtype(2, positions, DType::U8)?;
+        let (rows, k) = rows(0, x)?;
+        let lifted = self.layout.lifted();
+        if !super::may_equal(k, &lifted.into()) {
+            return Err(InferError::Shape(format!("the last extent of {x} is not the layout's K', {lifted}")));
+        }
+        let n = values.shape.first().cloned().unwrap_or_default();
+        expect_shape(1, values, &[n.clone(), (lifted / 2).into()])?;
+        expect_shape(2, positions, &[n.clone(), (lifted / 8).into()])?;
+        Ok(vec![TensorType::new(to, rows.iter().cloned().chain([n]))])
+    }
+}
+
+impl Semantics for DenseGemm {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(2)?;
+        let (x, w) = (inputs.required(0)?, inputs.required(1)?);
+        let to = accumulator(0, x.dtype)?;
+        expect_dtype(1, w, x.dtype)?;
+        let (rows, k) = rows(0, x)?;
+        let n = w.shape.first().cloned().unwrap_or_default();
+        expect_shape(1, w, &[n.clone(), k.clone()])?;
+        Ok(vec![TensorType::new(to, rows.iter().cloned().chain([n]))])
+    }
+}
+
+impl Semantics for Dequant {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(4)?;
+        let (acc, token_scale, channel_scale) = (inputs.required(0)?, inputs.required(1)?, inputs.required(2)?);
+        if !matches!(acc.dtype, DType::I32 | DType::F32) {
+            return Err(InferError::DType { input: 0, actual: acc.dtype, expected: "i32 or f32" });
+        }
+        if !matches!(self.to, DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(InferError::Attribute { name: "to", reason: format!("{} is not one of f32, f16, bf16", self.to) });
+        }
+        let (rows, n) = rows(0, acc)?;
+        let per_token: Vec<Dim> = rows.iter().cloned().chain([1.into()]).collect();
+        expect_dtype(1, token_scale, DType::F32)?;
+        expect_shape(1, token_scale, &per_token)?;
+        for (input, ty) in [(2, Some(channel_scale)), (3, inputs.optional(3))] {
+            if let Some(ty) = ty {
+                expect_dtype(input, ty, DType::F32)?;
+                expect_shape(input, ty, std::slice::from_ref(n))?;
+            }
+        }
+        Ok(vec![TensorType::new(self.to, acc.shape.iter().cloned())])
     }
 }

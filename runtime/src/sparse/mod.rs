@@ -6,6 +6,8 @@
 //!
 //! Must not know: how a weight is decomposed or pruned (the compiler's business), devices.
 
+pub mod compressed;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -103,12 +105,38 @@ impl Segment {
     }
 }
 
+/// Largest source extent of a layout read from a file: keeps the arithmetic on extents from overflowing.
+const MAX_K: usize = 1 << 31;
+
 /// How a K axis is laid out: its segments in order. Lowering and the kernels take one segment today.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(into = "Vec<Segment>", try_from = "Vec<Segment>")]
 pub struct KLayout {
     /// The segments.
     pub segments: Vec<Segment>,
+}
+
+/// A layout whose source extent is not one that a weight can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a K layout covers at most {MAX_K} elements, in segments of at least one")]
+pub struct InvalidLayout;
+
+impl From<KLayout> for Vec<Segment> {
+    fn from(layout: KLayout) -> Self {
+        layout.segments
+    }
+}
+
+impl TryFrom<Vec<Segment>> for KLayout {
+    type Error = InvalidLayout;
+
+    fn try_from(segments: Vec<Segment>) -> Result<Self, InvalidLayout> {
+        let k = segments.iter().try_fold(0usize, |k, s| k.checked_add(s.k)).ok_or(InvalidLayout)?;
+        if k > MAX_K || segments.iter().any(|s| s.k == 0) {
+            return Err(InvalidLayout);
+        }
+        Ok(KLayout { segments })
+    }
 }
 
 impl KLayout {
