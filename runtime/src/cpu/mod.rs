@@ -36,10 +36,13 @@ pub enum KernelError {
     Data(String),
 }
 
-/// What a kernel made of its constant operands when the session was created: packed weights.
+/// What a kernel made of its constant operands when the session was created: right-hand matrices packed for this machine. Sessions of
+/// one plan can share it.
 pub enum Prepared {
-    /// Nothing yet.
-    None,
+    /// For a product in f32.
+    F32(gemm::float::PackedF32),
+    /// For an exact 8-bit product.
+    I8(gemm::int8::PackedI8),
 }
 
 /// What a kernel gets beside its operands.
