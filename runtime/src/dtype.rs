@@ -87,6 +87,21 @@ impl DType {
         matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64 | DType::F8e4m3 | DType::F8e5m2)
     }
 
+    /// Whether this is a float type that operators calculate in: any but the 8-bit ones.
+    pub fn is_real(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)
+    }
+
+    /// Whether operators do arithmetic in this type: integers and the floats of [`DType::is_real`].
+    pub fn is_number(self) -> bool {
+        self.is_int() || self.is_real()
+    }
+
+    /// Whether this is an unsigned integer type.
+    pub fn is_unsigned(self) -> bool {
+        matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64)
+    }
+
     /// Whether this is a signed or unsigned integer type (bool is not).
     pub fn is_int(self) -> bool {
         !self.is_float() && self != DType::Bool

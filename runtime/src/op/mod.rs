@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::dim::Dim;
 use crate::dtype::DType;
 
+mod check;
 pub mod conv;
 pub mod elementwise;
 pub mod gemm;
