@@ -5,3 +5,4 @@
 //! knows only the next.
 
 pub mod ir;
+pub mod onnx;

@@ -1,0 +1,13 @@
+//! ONNX files: their protobuf messages, loading and saving them, and building small ones.
+//!
+//! Must not know: operators, the graph IR beyond its constants.
+
+pub mod build;
+mod external;
+mod load;
+pub mod proto;
+mod save;
+mod tensor;
+
+pub use load::{ModelError, OnnxModel};
+pub use tensor::{DataTypeError, TensorDataError, data_type_name, dtype_of, onnx_data_type};
