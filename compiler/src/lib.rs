@@ -4,5 +4,6 @@
 //! refused in lowering, with every offending node named at once. ONNX → `import` → `ir` → `passes` → `lower` → plan; each part
 //! knows only the next.
 
+pub mod import;
 pub mod ir;
 pub mod onnx;

@@ -47,6 +47,25 @@ impl DimOp {
         [DimOp::Div, DimOp::Mod, DimOp::Max, DimOp::Min, DimOp::Broadcast].into_iter().find(|op| op.name() == s)
     }
 
+    /// Bounds of the result from those of the operands.
+    fn interval(self, a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+        const ANY: (i64, i64) = (i64::MIN, i64::MAX);
+        // A quotient towards an operand without a bound has none either.
+        let div = |x: i64, y: i64| if x == i64::MIN || x == i64::MAX { Some(x) } else { DimOp::Div.apply(x, y) };
+        match self {
+            DimOp::Div if b.0 > 0 => match [div(a.0, b.0), div(a.0, b.1), div(a.1, b.0), div(a.1, b.1)] {
+                [Some(p), Some(q), Some(r), Some(s)] => (p.min(q), r.max(s)),
+                _ => ANY,
+            },
+            DimOp::Mod if b.0 > 0 && a.0 >= 0 => (0, a.1.min(b.1 - 1)),
+            DimOp::Mod if b.0 > 0 => (0, b.1 - 1),
+            DimOp::Div | DimOp::Mod => ANY,
+            DimOp::Max => (a.0.max(b.0), a.1.max(b.1)),
+            DimOp::Min => (a.0.min(b.0), a.1.min(b.1)),
+            DimOp::Broadcast => (a.0.min(b.0), a.1.max(b.1)),
+        }
+    }
+
     fn apply(self, a: i64, b: i64) -> Option<i64> {
         match self {
             DimOp::Div => {
@@ -272,6 +291,40 @@ impl Dim {
                 }
             }
             sum = sum + product;
+        }
+        sum
+    }
+
+    /// The least and the largest value, given those of its symbols (`None`: not known); `None` where there is none within 64 bits.
+    /// Terms are taken one by one, so that the bounds hold but need not be tight.
+    pub fn bounds(&self, range: &dyn Fn(&str) -> Option<(i64, i64)>) -> (Option<i64>, Option<i64>) {
+        let (low, high) = self.interval(range);
+        ((low > i64::MIN).then_some(low), (high < i64::MAX).then_some(high))
+    }
+
+    /// As [`Dim::bounds`], where the limits of 64 bits stand for "none".
+    fn interval(&self, range: &dyn Fn(&str) -> Option<(i64, i64)>) -> (i64, i64) {
+        let times = |(a, b): (i64, i64), (c, d): (i64, i64)| {
+            let ends = [a.saturating_mul(c), a.saturating_mul(d), b.saturating_mul(c), b.saturating_mul(d)];
+            ends.into_iter().fold((i64::MAX, i64::MIN), |(low, high), e| (low.min(e), high.max(e)))
+        };
+        // A limit that stands for "none" must stay one when a finite number is added to it.
+        let plus = |a: i64, b: i64, none: i64| if a == none || b == none { none } else { a.saturating_add(b) };
+        let mut sum = (0, 0);
+        for (monomial, c) in &self.terms {
+            let mut product = (*c, *c);
+            for (atom, power) in monomial {
+                let value = match atom {
+                    Atom::Symbol(s) => range(s).unwrap_or((i64::MIN, i64::MAX)),
+                    Atom::Op(op, args) => op.interval(args.0.interval(range), args.1.interval(range)),
+                };
+                let mut powers = value;
+                for _ in 1..*power {
+                    powers = times(powers, value);
+                }
+                product = times(product, powers);
+            }
+            sum = (plus(sum.0, product.0, i64::MIN), plus(sum.1, product.1, i64::MAX));
         }
         sum
     }
@@ -596,6 +649,16 @@ mod tests {
         fn text_round_trips(text in expression()) {
             if let Ok(d) = text.parse::<Dim>() {
                 prop_assert_eq!(d.to_string().parse::<Dim>().unwrap(), d);
+            }
+        }
+
+        /// Bounds hold at every point of the ranges.
+        #[test]
+        fn values_lie_within_bounds(text in expression(), a in -3i64..9, b in 1i64..9, c in 0i64..9) {
+            let bindings: Bindings = [("a", a), ("b", b), ("c", c)].map(|(k, v)| (k.to_owned(), v)).into();
+            if let Ok(d) = text.parse::<Dim>() && let Ok(v) = d.eval(&bindings) {
+                let (low, high) = d.bounds(&|s| Some(match s { "a" => (-3, 8), "b" => (1, 8), _ => (0, 8) }));
+                prop_assert!(low.is_none_or(|l| l <= v) && high.is_none_or(|h| v <= h), "{} not within {:?}..{:?}", v, low, high);
             }
         }
 
