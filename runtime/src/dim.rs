@@ -224,7 +224,8 @@ impl Dim {
         };
         let mut out = BTreeMap::new();
         for (monomial, c) in &self.terms {
-            if c % coefficient != 0 {
+            // i64::MIN / -1 overflows.
+            if c.checked_rem(*coefficient)? != 0 {
                 return None;
             }
             let mut quotient = monomial.clone();
@@ -364,7 +365,8 @@ impl From<i32> for Dim {
 
 impl From<usize> for Dim {
     fn from(v: usize) -> Dim {
-        Dim::from(i64::try_from(v).expect("an extent in memory is below 2^63"))
+        // Saturates like all arithmetic on coefficients, see below.
+        Dim::from(i64::try_from(v).unwrap_or(i64::MAX))
     }
 }
 

@@ -3,11 +3,15 @@
 //! Invariants: this crate never parses ONNX and never compiles code. It has no protobuf, no graph library and no other
 //! inference engine among its dependencies. It trusts no plan: whatever a file says is validated before it is used.
 
+pub mod atomic_file;
 pub mod cpu;
 pub mod dim;
 pub mod dtype;
 pub mod f8;
 pub mod op;
 pub mod plan;
+pub mod session;
 pub mod sparse;
 pub mod tensor;
+#[cfg(feature = "cli")]
+pub mod tool;

@@ -12,6 +12,18 @@ pub const ALIGN: usize = 64;
 #[repr(C, align(64))]
 struct Chunk([u8; ALIGN]);
 
+/// No bytes, aligned: what an empty view is made of.
+pub(crate) fn no_bytes<'a>() -> &'a [u8] {
+    const NONE: &[Chunk] = &[];
+    bytemuck::cast_slice(NONE)
+}
+
+/// [`no_bytes`], writable.
+pub(crate) fn no_bytes_mut<'a>() -> &'a mut [u8] {
+    let none: &'a mut [Chunk] = &mut [];
+    bytemuck::cast_slice_mut(none)
+}
+
 /// A zero-initialised byte buffer aligned to [`ALIGN`].
 #[derive(Clone, Default)]
 pub struct AlignedBytes {
@@ -23,6 +35,15 @@ impl AlignedBytes {
     /// A buffer of `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
         AlignedBytes { chunks: vec![Chunk::zeroed(); len.div_ceil(ALIGN)], len }
+    }
+
+    /// A buffer of `len` zero bytes, or `None` when there is not enough memory for it.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let count = len.div_ceil(ALIGN);
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(count).ok()?;
+        chunks.resize(count, Chunk::zeroed());
+        Some(AlignedBytes { chunks, len })
     }
 
     /// The bytes.

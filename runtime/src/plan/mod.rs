@@ -2,4 +2,15 @@
 //!
 //! Must not know: ONNX, how plans are made, devices.
 
+pub mod arena;
+mod error;
+mod file;
 pub mod manifest;
+mod reader;
+mod validate;
+mod writer;
+
+pub use error::PlanError;
+pub use file::{BLOB_ALIGN, FORMAT_VERSION};
+pub use reader::Plan;
+pub use writer::PlanWriter;

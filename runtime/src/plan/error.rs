@@ -1,0 +1,44 @@
+//! What can be wrong with a plan.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a plan could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PlanError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("not a plan: it does not begin with the plan signature (a plan is what `slidec compile` writes)")]
+    NotAPlan,
+    #[error(
+        "the plan is {actual} bytes long but says that it has {expected}: it is truncated or damaged, copy or compile it again"
+    )]
+    WrongLength { expected: u64, actual: u64 },
+    #[error(
+        "the plan was made by a newer slidec (format {found}, this runtime reads up to {supported}): update sliderun or recompile"
+    )]
+    NewerVersion { found: u32, supported: u32 },
+    #[error("the plan has format {0}, which no slidec has ever written: it is damaged, copy or compile it again")]
+    UnknownVersion(u32),
+    #[error("the plan's manifest does not match its digest: the file is damaged, copy or compile it again")]
+    ManifestDigest,
+    #[error("the plan's manifest cannot be read: {0}")]
+    Manifest(String),
+    #[error("the plan is invalid: {place}: {reason}")]
+    Invalid { place: String, reason: String },
+    #[error("blob {0} does not match its digest: the file is damaged, copy or compile it again")]
+    BlobDigest(u32),
+    #[error("the plan has no blob {0}")]
+    NoSuchBlob(u32),
+    #[error("the plan does not fit in memory ({0} bytes)")]
+    OutOfMemory(u64),
+    #[error("{0} is more than a plan can hold")]
+    TooLarge(&'static str),
+}
+
+impl PlanError {
+    pub(super) fn invalid(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        PlanError::Invalid { place: place.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,78 @@
+//! The layout of a plan file: a 64-byte header, the blobs, the manifest.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..8 | the signature `SLIDEPLN` |
+//! | 8..12 | format version, u32 |
+//! | 12..16 | length of the manifest, u32 |
+//! | 16..24 | where the manifest starts, u64 |
+//! | 24..32 | length of the file, u64 |
+//! | 32..64 | BLAKE3 of the manifest |
+//!
+//! Numbers are little-endian. Blobs start at multiples of [`BLOB_ALIGN`]; the manifest is the last thing in the file.
+
+use super::PlanError;
+
+/// The version that this crate writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Alignment of blobs in the file, in bytes.
+pub const BLOB_ALIGN: u64 = 256;
+
+pub(super) const HEADER_LEN: usize = 64;
+const MAGIC: [u8; 8] = *b"SLIDEPLN";
+
+/// The header's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub manifest_len: u32,
+    pub manifest_offset: u64,
+    pub digest: [u8; 32],
+}
+
+impl Header {
+    pub fn file_len(&self) -> Option<u64> {
+        self.manifest_offset.checked_add(self.manifest_len.into())
+    }
+
+    pub fn encode(&self) -> Result<[u8; HEADER_LEN], PlanError> {
+        let file_len = self.file_len().ok_or(PlanError::TooLarge("the file"))?;
+        let mut out = [0; HEADER_LEN];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&self.manifest_len.to_le_bytes());
+        out[16..24].copy_from_slice(&self.manifest_offset.to_le_bytes());
+        out[24..32].copy_from_slice(&file_len.to_le_bytes());
+        out[32..].copy_from_slice(&self.digest);
+        Ok(out)
+    }
+
+    /// Reads the header of a file and checks it against the file's length.
+    pub fn decode(file: &[u8]) -> Result<Header, PlanError> {
+        let actual = file.len() as u64;
+        let seen = file.len().min(MAGIC.len());
+        if seen == 0 || file[..seen] != MAGIC[..seen] {
+            return Err(PlanError::NotAPlan);
+        }
+        let Some(bytes) = file.first_chunk::<HEADER_LEN>() else {
+            return Err(PlanError::WrongLength { expected: HEADER_LEN as u64, actual });
+        };
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        match u32_at(8) {
+            FORMAT_VERSION => {}
+            0 => return Err(PlanError::UnknownVersion(0)),
+            found => return Err(PlanError::NewerVersion { found, supported: FORMAT_VERSION }),
+        }
+        let header =
+            Header { manifest_len: u32_at(12), manifest_offset: u64_at(16), digest: std::array::from_fn(|i| bytes[32 + i]) };
+        let expected = u64_at(24);
+        if expected != actual {
+            return Err(PlanError::WrongLength { expected, actual });
+        }
+        if header.file_len() != Some(actual) || header.manifest_offset < HEADER_LEN as u64 {
+            return Err(PlanError::invalid("header", "the manifest is not the end of the file"));
+        }
+        Ok(header)
+    }
+}

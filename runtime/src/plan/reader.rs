@@ -1,0 +1,141 @@
+//! Reading plans: mapped, read into memory or embedded in a program.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::PlanError;
+use super::file::{HEADER_LEN, Header};
+use super::manifest::{BlobId, Manifest};
+use super::validate::validate;
+use crate::tensor::{ALIGN, AlignedBytes};
+
+/// A validated plan. Its blobs' digests are checked when each is first used.
+pub struct Plan {
+    data: Data,
+    manifest: Manifest,
+    intact: Vec<OnceLock<bool>>,
+}
+
+enum Data {
+    Mapped(memmap2::Mmap),
+    Owned(AlignedBytes),
+    Borrowed(&'static [u8]),
+}
+
+impl Data {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Mapped(map) => map,
+            Data::Owned(bytes) => bytes.as_slice(),
+            Data::Borrowed(bytes) => bytes,
+        }
+    }
+}
+
+impl Plan {
+    /// Maps a file. While the plan lives, no other process may shorten or change the file (replacing it by a rename, as the compiler does,
+    /// is fine); where that cannot be had, use [`Plan::open_unmapped`].
+    ///
+    /// # Errors
+    /// Those of the file system, and everything that can be wrong with a plan but damaged blobs.
+    pub fn open(path: &Path) -> Result<Plan, PlanError> {
+        let io = |source| PlanError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() < HEADER_LEN as u64 {
+            // Also keeps empty files, which cannot be mapped, away from the mapping.
+            return Plan::open_unmapped(path);
+        }
+        // SAFETY: the map is only read, as bytes, and what is read is validated before it is used. Another process that truncates the file
+        // while it is mapped makes reads fail with SIGBUS, and one that rewrites it in place changes the bytes under us: the documentation
+        // of this function asks the caller to exclude both, and offers `open_unmapped` where that is not possible.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        Plan::new(Data::Mapped(map))
+    }
+
+    /// Reads a file into memory.
+    ///
+    /// # Errors
+    /// As [`Plan::open`].
+    pub fn open_unmapped(path: &Path) -> Result<Plan, PlanError> {
+        let io = |source| PlanError::Io { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(PlanError::NotAPlan);
+        }
+        let len = usize::try_from(metadata.len()).map_err(|_| PlanError::OutOfMemory(metadata.len()))?;
+        let mut bytes = AlignedBytes::try_zeroed(len).ok_or(PlanError::OutOfMemory(metadata.len()))?;
+        file.read_exact(bytes.as_mut_slice()).map_err(io)?;
+        Plan::new(Data::Owned(bytes))
+    }
+
+    /// A plan in memory: a `Vec<u8>`, or a `&'static [u8]` from `include_bytes!`. Static bytes aligned to 64 are used in place, others are
+    /// copied.
+    ///
+    /// # Errors
+    /// As [`Plan::open`].
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Plan, PlanError> {
+        match bytes.into() {
+            Cow::Borrowed(bytes) if bytes.as_ptr().addr().is_multiple_of(ALIGN) => Plan::new(Data::Borrowed(bytes)),
+            bytes => Plan::new(Data::Owned(AlignedBytes::from(&*bytes))),
+        }
+    }
+
+    fn new(data: Data) -> Result<Plan, PlanError> {
+        let file = data.bytes();
+        let header = Header::decode(file)?;
+        let start = usize::try_from(header.manifest_offset).map_err(|_| PlanError::OutOfMemory(header.manifest_offset))?;
+        // The header's check put the manifest inside the file.
+        let manifest = &file[start..];
+        if blake3::hash(manifest) != blake3::Hash::from_bytes(header.digest) {
+            return Err(PlanError::ManifestDigest);
+        }
+        let manifest: Manifest = rmp_serde::from_slice(manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
+        validate(&manifest, header.manifest_offset)?;
+        let intact = manifest.blobs.iter().map(|_| OnceLock::new()).collect();
+        Ok(Plan { data, manifest, intact })
+    }
+
+    /// What the plan says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Size of the file in bytes.
+    pub fn size(&self) -> u64 {
+        self.data.bytes().len() as u64
+    }
+
+    /// The bytes of a blob, aligned to 64.
+    ///
+    /// # Errors
+    /// Bytes that do not match their digest, and a blob that does not exist.
+    pub fn blob(&self, id: BlobId) -> Result<&[u8], PlanError> {
+        let index = id.0 as usize;
+        let missing = || PlanError::NoSuchBlob(id.0);
+        let blob = self.manifest.blobs.get(index).ok_or_else(missing)?;
+        // Validation put every blob inside the file, whose length is a usize.
+        let (start, len) = (blob.offset as usize, blob.len as usize);
+        let bytes = self.data.bytes().get(start..start + len).ok_or_else(missing)?;
+        let intact = self.intact.get(index).ok_or_else(missing)?;
+        if *intact.get_or_init(|| blake3::hash(bytes) == blob.digest) { Ok(bytes) } else { Err(PlanError::BlobDigest(id.0)) }
+    }
+
+    /// Checks every blob against its digest.
+    ///
+    /// # Errors
+    /// The first blob that is damaged.
+    pub fn check(&self) -> Result<(), PlanError> {
+        (0..self.intact.len()).try_for_each(|i| self.blob(BlobId(i as u32)).map(|_| ()))
+    }
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("size", &self.size()).field("steps", &self.manifest.steps.len()).finish_non_exhaustive()
+    }
+}

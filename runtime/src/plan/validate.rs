@@ -1,0 +1,237 @@
+//! What must hold of a manifest before anything else looks at it. After this, ids are in range, every value is written once and before it is
+//! read, constants have the bytes that their types need, blobs lie in the data section, and every symbol follows from the inputs' shapes.
+//!
+//! Not checked here, because it takes concrete extents: that steps fit the types of their operands (the session does, for each shape).
+
+use std::collections::BTreeSet;
+
+use super::PlanError;
+use super::file::{BLOB_ALIGN, HEADER_LEN};
+use super::manifest::{BlobId, Manifest, Storage, ValueId};
+use crate::dim::Dim;
+use crate::op::{Semantics, TensorType};
+use crate::tensor::checked_elements;
+
+/// Most axes that a value may have.
+const MAX_RANK: usize = 64;
+
+/// Checks a manifest whose blobs lie before `data_end`.
+pub(super) fn validate(manifest: &Manifest, data_end: u64) -> Result<(), PlanError> {
+    check_count("values", manifest.values.len())?;
+    check_count("steps", manifest.steps.len())?;
+    check_count("blobs", manifest.blobs.len())?;
+    check_blobs(manifest, data_end)?;
+    let symbols = check_symbols(manifest)?;
+    check_values(manifest, &symbols)?;
+    check_inputs(manifest)?;
+    let known = check_steps(manifest, &symbols)?;
+    check_outputs(manifest, &known)
+}
+
+fn check_count(what: &str, count: usize) -> Result<(), PlanError> {
+    match u32::try_from(count) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(PlanError::invalid(what, "more than 2^32")),
+    }
+}
+
+fn check_blobs(manifest: &Manifest, data_end: u64) -> Result<(), PlanError> {
+    for (i, blob) in manifest.blobs.iter().enumerate() {
+        let fail = |reason: &str| Err(PlanError::invalid(format!("blob {i}"), reason));
+        if !blob.offset.is_multiple_of(BLOB_ALIGN) {
+            return fail("it is not aligned");
+        }
+        if blob.offset < HEADER_LEN as u64 || blob.offset.checked_add(blob.len).is_none_or(|end| end > data_end) {
+            return fail("it lies outside the data section");
+        }
+    }
+    Ok(())
+}
+
+/// The declared symbols, checked to follow from the inputs' shapes where anything mentions them.
+fn check_symbols(manifest: &Manifest) -> Result<BTreeSet<String>, PlanError> {
+    let mut declared = BTreeSet::new();
+    for s in &manifest.symbols {
+        let fail = |reason: &str| Err(PlanError::invalid(format!("symbol '{}'", s.name), reason));
+        if Dim::symbol(&s.name).to_string().parse::<Dim>().ok().as_ref().and_then(Dim::as_symbol) != Some(&s.name) {
+            return fail("it is not a name");
+        }
+        if s.min < 0 || s.min > s.max {
+            return fail("its range is empty or negative");
+        }
+        if !declared.insert(s.name.clone()) {
+            return fail("it is declared twice");
+        }
+    }
+    let mut given = BTreeSet::new();
+    for id in &manifest.inputs {
+        if let Some(value) = manifest.values.get(id.0 as usize) {
+            value.ty.shape.iter().for_each(|d| d.symbols(&mut given));
+        }
+    }
+    Ok(declared.intersection(&given).cloned().collect())
+}
+
+fn check_extents<'a>(place: &str, dims: impl IntoIterator<Item = &'a Dim>, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    let mut used = BTreeSet::new();
+    dims.into_iter().for_each(|d| d.symbols(&mut used));
+    match used.difference(symbols).next() {
+        Some(s) => {
+            Err(PlanError::invalid(place, format!("symbol '{s}' is not declared, or does not follow from the inputs' shapes")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Bytes of a type without symbols.
+fn concrete_bytes(ty: &TensorType) -> Option<u64> {
+    let bytes = checked_elements(&ty.concrete_shape()?)?.checked_mul(ty.dtype.size())?;
+    u64::try_from(bytes).ok()
+}
+
+fn check_values(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    let mut names = BTreeSet::new();
+    for (i, value) in manifest.values.iter().enumerate() {
+        let place = format!("value '{}'", value.name);
+        let fail = |reason: String| Err(PlanError::invalid(place.clone(), reason));
+        if !names.insert(&value.name) {
+            return fail("another value has the same name".into());
+        }
+        if value.ty.rank() > MAX_RANK {
+            return fail(format!("it has {} axes, at most {MAX_RANK} are possible", value.ty.rank()));
+        }
+        if value.ty.shape.iter().any(|d| d.as_const().is_some_and(|v| v < 0)) {
+            return fail(format!("it has a negative extent: {}", value.ty));
+        }
+        check_extents(&place, &value.ty.shape, symbols)?;
+        match value.storage {
+            Storage::Input | Storage::Computed => {}
+            Storage::Constant(BlobId(id)) => {
+                let Some(blob) = manifest.blobs.get(id as usize) else {
+                    return fail(format!("there is no blob {id}"));
+                };
+                if concrete_bytes(&value.ty) != Some(blob.len) {
+                    return fail(format!("blob {id} has {} bytes, which is not what {} needs", blob.len, value.ty));
+                }
+            }
+            Storage::Alias(ValueId(of)) => {
+                let Some(target) = manifest.values[..i].get(of as usize) else {
+                    return fail(format!("it is an alias of value {of}, which does not come before it"));
+                };
+                let (a, b) = (value.ty.elements(), target.ty.elements());
+                let differ = a.as_const().zip(b.as_const()).is_some_and(|(a, b)| a != b);
+                if value.ty.dtype != target.ty.dtype || differ {
+                    return fail(format!("{} cannot be an alias of '{}', which is {}", value.ty, target.name, target.ty));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_inputs(manifest: &Manifest) -> Result<(), PlanError> {
+    let mut listed = BTreeSet::new();
+    for id in &manifest.inputs {
+        match manifest.values.get(id.0 as usize) {
+            Some(value) if value.storage == Storage::Input => {}
+            Some(value) => return Err(PlanError::invalid(format!("input '{}'", value.name), "it is not stored as an input")),
+            None => return Err(PlanError::invalid("inputs", format!("there is no value {}", id.0))),
+        }
+        if !listed.insert(*id) {
+            return Err(PlanError::invalid("inputs", format!("value {} is listed twice", id.0)));
+        }
+    }
+    let stored = manifest.values.iter().enumerate().filter(|(_, v)| v.storage == Storage::Input);
+    for (i, value) in stored {
+        if !listed.iter().any(|id| id.0 as usize == i) {
+            return Err(PlanError::invalid(format!("value '{}'", value.name), "it is stored as an input but not listed as one"));
+        }
+    }
+    Ok(())
+}
+
+/// For each value, whether its data is there at this point of the schedule.
+struct Available {
+    root: Vec<usize>,
+    ready: Vec<bool>,
+}
+
+impl Available {
+    fn new(manifest: &Manifest) -> Self {
+        let mut root = Vec::with_capacity(manifest.values.len());
+        for (i, value) in manifest.values.iter().enumerate() {
+            root.push(match value.storage {
+                // Aliases point backwards: the target's root is known.
+                Storage::Alias(of) => root[of.0 as usize],
+                _ => i,
+            });
+        }
+        let ready =
+            manifest.values.iter().map(|v| matches!(v.storage, Storage::Input | Storage::Constant(_))).collect::<Vec<_>>();
+        Available { root, ready }
+    }
+
+    fn has(&self, id: ValueId) -> Option<bool> {
+        self.root.get(id.0 as usize).map(|&r| self.ready[r])
+    }
+}
+
+fn check_steps(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<Available, PlanError> {
+    let mut known = Available::new(manifest);
+    let mut names = BTreeSet::new();
+    for step in &manifest.steps {
+        let place = format!("step '{}'", step.name);
+        let fail = |reason: String| Err(PlanError::invalid(place.clone(), reason));
+        if !names.insert(&step.name) {
+            return fail("another step has the same name".into());
+        }
+        let mut dims = Vec::new();
+        step.op.clone().map_dims(&mut |d| {
+            dims.push(d.clone());
+            d.clone()
+        });
+        check_extents(&place, &dims, symbols)?;
+        for id in step.inputs.iter().flatten() {
+            match known.has(*id) {
+                Some(true) => {}
+                Some(false) => {
+                    return fail(format!("it reads '{}' before that is written", manifest.values[id.0 as usize].name));
+                }
+                None => return fail(format!("there is no value {}", id.0)),
+            }
+        }
+        if step.outputs.is_empty() {
+            return fail("it has no output".into());
+        }
+        for id in &step.outputs {
+            let index = id.0 as usize;
+            let Some(value) = manifest.values.get(index) else {
+                return fail(format!("there is no value {}", id.0));
+            };
+            if value.storage != Storage::Computed {
+                return fail(format!("it writes '{}', which is not a computed value", value.name));
+            }
+            if std::mem::replace(&mut known.ready[index], true) {
+                return fail(format!("it writes '{}', which is already written", value.name));
+            }
+        }
+    }
+    match (0..manifest.values.len()).find(|&i| !known.ready[known.root[i]]) {
+        Some(i) => Err(PlanError::invalid(format!("value '{}'", manifest.values[i].name), "no step writes it")),
+        None => Ok(known),
+    }
+}
+
+fn check_outputs(manifest: &Manifest, known: &Available) -> Result<(), PlanError> {
+    let mut names = BTreeSet::new();
+    for output in &manifest.outputs {
+        let place = format!("output '{}'", output.name);
+        if known.has(output.value) != Some(true) {
+            return Err(PlanError::invalid(place, format!("there is no value {}", output.value.0)));
+        }
+        if !names.insert(&output.name) {
+            return Err(PlanError::invalid(place, "another output has the same name"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Running a plan: [`Session::new`] once, then [`Session::run`] any number of times, from any number of threads.
+//!
+//! Must not know: ONNX, how plans are made.
+
+mod bind;
+mod device;
+mod error;
+mod execute;
+mod inputs;
+mod program;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use device::{Device, UnknownDevice};
+pub use error::SessionError;
+
+use crate::dim::Bindings;
+use crate::op::{Op, TensorType};
+use crate::plan::Plan;
+use crate::plan::manifest::SymbolRange;
+use crate::tensor::{Tensor, TensorView};
+use bind::BoundCache;
+use execute::ArenaPool;
+use program::Program;
+
+/// How sparse products run on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SparseForm {
+    /// From the compressed weight as it is in the plan: slow, the reference.
+    Compressed,
+    /// The fast path: the lift is undone when the session is created, and dense kernels run on the packed weights. Integer accumulators are
+    /// equal to those of [`SparseForm::Compressed`].
+    #[default]
+    Dense,
+}
+
+/// How a session runs.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Threads that one run uses; as many as there are processors when `None`.
+    pub threads: Option<usize>,
+    /// How sparse products run on the CPU.
+    pub sparse_form: SparseForm,
+    /// Most bytes of working memory that one run may take; no limit when `None`. Set it for plans from strangers.
+    pub memory_limit: Option<usize>,
+}
+
+/// Name and type of an input or output. Displays as `input_ids: i64[batch, seq]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The model's name for it.
+    pub name: String,
+    /// Element type and extents, which may mention the plan's symbols.
+    pub ty: TensorType,
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.ty)
+    }
+}
+
+/// A value that a step has computed.
+#[derive(Clone, Copy, Debug)]
+pub struct TracedValue<'a> {
+    /// Its name in the plan.
+    pub name: &'a str,
+    /// Whether it stands for the model's tensor of that name.
+    pub from_model: bool,
+    /// Its data.
+    pub view: TensorView<'a>,
+}
+
+/// What [`Session::run_traced`] tells of a step that has run.
+#[derive(Clone, Copy, Debug)]
+pub struct StepTrace<'a> {
+    /// Position in the schedule.
+    pub index: usize,
+    /// The step's name.
+    pub name: &'a str,
+    /// What was computed, with concrete extents.
+    pub op: &'a Op,
+    /// Names of the model's nodes that went into it.
+    pub origin: &'a [String],
+    /// How long it took.
+    pub duration: Duration,
+    /// Its outputs, and the values that are the same elements under another name or shape.
+    pub values: &'a [TracedValue<'a>],
+}
+
+/// Working memory of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaSize {
+    /// Bytes of the arena.
+    pub bytes: usize,
+    /// The most bytes that live at one step: no layout can need less.
+    pub lower_bound: usize,
+}
+
+/// A plan made ready for a device. Clones share everything; runs may overlap.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    program: Program,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    memory_limit: Option<usize>,
+    threads: rayon::ThreadPool,
+    bound: Mutex<BoundCache>,
+    arenas: ArenaPool,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<Session>();
+};
+
+impl Session {
+    /// Makes a plan ready: checks its steps and constants, undoes the lift where asked, packs weights.
+    ///
+    /// # Errors
+    /// A device that is not there, damaged blobs, steps that do not fit their operands.
+    pub fn new(plan: Arc<Plan>, device: Device, options: SessionOptions) -> Result<Session, SessionError> {
+        if let Device::Cuda(_) = device {
+            return Err(SessionError::NoCuda);
+        }
+        let threads = match options.threads {
+            Some(0) => return Err(SessionError::NoThreads),
+            Some(n) => n,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("sliderun-{i}"))
+            .build()
+            .map_err(|e| SessionError::Threads(e.to_string()))?;
+        let program = threads.install(|| Program::new(plan, options.sparse_form))?;
+        let inputs = program.inputs.iter().map(|&v| program.port(v)).collect();
+        let outputs =
+            program.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: program.values[*v].ty.clone() }).collect();
+        let shared = Shared {
+            program,
+            inputs,
+            outputs,
+            memory_limit: options.memory_limit,
+            threads,
+            bound: Mutex::default(),
+            arenas: ArenaPool::default(),
+        };
+        Ok(Session { shared: Arc::new(shared) })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.shared.program.plan
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.shared.inputs
+    }
+
+    /// The outputs, in the model's order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.shared.outputs
+    }
+
+    /// The symbols that extents mention, with the values for which the plan was compiled.
+    pub fn symbols(&self) -> &[SymbolRange] {
+        &self.shared.program.plan.manifest().symbols
+    }
+
+    /// Threads that one run uses.
+    pub fn threads(&self) -> usize {
+        self.shared.threads.current_num_threads()
+    }
+
+    /// Runs the plan. `inputs` are (name, data) pairs in any order; gives (name, data) in the order of [`Session::outputs`].
+    ///
+    /// # Errors
+    /// Inputs that do not fit, and data that a step refuses.
+    pub fn run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, Tensor)>, SessionError> {
+        self.execute(inputs, None)
+    }
+
+    /// As [`Session::run`], and calls `trace` after each step, on one of the session's threads.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_traced(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        trace: &mut (dyn FnMut(StepTrace<'_>) + Send),
+    ) -> Result<Vec<(String, Tensor)>, SessionError> {
+        self.execute(inputs, Some(trace))
+    }
+
+    /// Working memory of a run with these values of the symbols.
+    ///
+    /// # Errors
+    /// Symbols that have no value or one outside the range for which the plan was compiled.
+    pub fn arena_size(&self, symbols: &Bindings) -> Result<ArenaSize, SessionError> {
+        let shapes = inputs::shapes_of(&self.shared.inputs, self.symbols(), symbols)?;
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let bound = self.bind(&shapes)?;
+        Ok(ArenaSize { bytes: bound.layout.total, lower_bound: bound.layout.lower_bound })
+    }
+}

@@ -1,0 +1,149 @@
+//! A plan as a session runs it: references resolved, sparse products in the form that was asked for, constants packed.
+
+use std::sync::Arc;
+
+use super::{Port, SessionError, SparseForm};
+use crate::cpu::{Kernel, Prepared};
+use crate::op::{InputTypes, Semantics, TensorType};
+use crate::plan::manifest::{BlobId, Step, Storage, ValueId};
+use crate::plan::{Plan, PlanError};
+use crate::tensor::{Tensor, TensorView};
+
+/// Where the data of a value, or of the value that it is an alias of, comes from.
+pub(super) enum Source {
+    /// This position among the inputs.
+    Input(usize),
+    Blob(BlobId),
+    /// Made when the session was created.
+    Owned(Tensor),
+    /// Written by this step, in the arena.
+    Computed(usize),
+    /// Same as another value.
+    Alias,
+}
+
+pub(super) struct Value {
+    pub name: String,
+    pub ty: TensorType,
+    pub from_model: bool,
+    pub source: Source,
+    /// The value that holds the data: itself unless it is an alias.
+    pub root: usize,
+}
+
+pub(super) struct Program {
+    pub plan: Arc<Plan>,
+    pub values: Vec<Value>,
+    pub steps: Vec<Step>,
+    /// What the kernels made of the constant operands, by step.
+    pub prepared: Vec<Option<Prepared>>,
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<(String, usize)>,
+    /// For each step, the values that it brings: its outputs and their aliases.
+    pub brings: Vec<Vec<usize>>,
+}
+
+pub(super) fn index(id: ValueId) -> usize {
+    id.0 as usize
+}
+
+pub(super) fn step_error(step: &Step, reason: impl ToString) -> SessionError {
+    SessionError::Step { step: step.name.clone(), op: step.op.name(), reason: reason.to_string() }
+}
+
+impl Program {
+    pub fn new(plan: Arc<Plan>, _form: SparseForm) -> Result<Program, SessionError> {
+        let mut program = Program::read(plan);
+        program.find_what_steps_bring();
+        program.check_types()?;
+        program.prepare()?;
+        Ok(program)
+    }
+
+    fn read(plan: Arc<Plan>) -> Program {
+        let manifest = plan.manifest();
+        let mut values: Vec<Value> = Vec::with_capacity(manifest.values.len());
+        for (i, v) in manifest.values.iter().enumerate() {
+            let (source, root) = match v.storage {
+                Storage::Constant(blob) => (Source::Blob(blob), i),
+                // Aliases point backwards.
+                Storage::Alias(of) => (Source::Alias, values[index(of)].root),
+                // The positions are filled in below.
+                Storage::Input => (Source::Input(0), i),
+                Storage::Computed => (Source::Computed(0), i),
+            };
+            values.push(Value { name: v.name.clone(), ty: v.ty.clone(), from_model: v.from_model, source, root });
+        }
+        let inputs: Vec<usize> = manifest.inputs.iter().copied().map(index).collect();
+        for (position, &v) in inputs.iter().enumerate() {
+            values[v].source = Source::Input(position);
+        }
+        for (position, step) in manifest.steps.iter().enumerate() {
+            for &v in &step.outputs {
+                values[index(v)].source = Source::Computed(position);
+            }
+        }
+        let outputs = manifest.outputs.iter().map(|o| (o.name.clone(), index(o.value))).collect();
+        let steps = manifest.steps.clone();
+        Program { values, steps, prepared: Vec::new(), inputs, outputs, brings: Vec::new(), plan }
+    }
+
+    fn find_what_steps_bring(&mut self) {
+        self.brings = vec![Vec::new(); self.steps.len()];
+        for (i, value) in self.values.iter().enumerate() {
+            if let Source::Computed(step) = self.values[value.root].source {
+                self.brings[step].push(i);
+            }
+        }
+    }
+
+    /// Checks each step against the declared types of its operands before any kernel sees its constants. Extents that symbols leave open
+    /// are checked again when they are bound.
+    fn check_types(&self) -> Result<(), SessionError> {
+        for step in &self.steps {
+            let operands: Vec<Option<&TensorType>> = step.inputs.iter().map(|v| v.map(|v| &self.values[index(v)].ty)).collect();
+            let results = step.op.infer(InputTypes(&operands)).map_err(|e| step_error(step, e))?;
+            let fits = |(v, ty): (&ValueId, &TensorType)| {
+                let declared = &self.values[index(*v)].ty;
+                declared.dtype == ty.dtype && declared.rank() == ty.rank()
+            };
+            if results.len() != step.outputs.len() || !step.outputs.iter().zip(&results).all(fits) {
+                let declared: Vec<_> = step.outputs.iter().map(|v| &self.values[index(*v)].ty).collect();
+                return Err(step_error(step, format!("it gives {results:?}, the plan says {declared:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<(), SessionError> {
+        let mut prepared = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let shapes: Vec<Option<Vec<usize>>> =
+                step.inputs.iter().map(|v| v.and_then(|v| self.values[index(v)].ty.concrete_shape())).collect();
+            let mut constants = Vec::with_capacity(step.inputs.len());
+            for (v, shape) in step.inputs.iter().zip(&shapes) {
+                constants.push(match (v, shape) {
+                    (Some(v), Some(shape)) => self.constant(index(*v), shape)?,
+                    _ => None,
+                });
+            }
+            prepared.push(step.op.prepare(&constants).map_err(|e| step_error(step, e))?);
+        }
+        self.prepared = prepared;
+        Ok(())
+    }
+
+    /// A constant value under a shape, or `None` for a value that is not constant.
+    pub fn constant<'a>(&'a self, value: usize, shape: &'a [usize]) -> Result<Option<TensorView<'a>>, PlanError> {
+        let data = match &self.values[self.values[value].root].source {
+            Source::Blob(id) => self.plan.blob(*id)?,
+            Source::Owned(tensor) => tensor.bytes(),
+            Source::Input(_) | Source::Computed(_) | Source::Alias => return Ok(None),
+        };
+        Ok(Some(TensorView { dtype: self.values[value].ty.dtype, shape, data }))
+    }
+
+    pub fn port(&self, value: usize) -> Port {
+        Port { name: self.values[value].name.clone(), ty: self.values[value].ty.clone() }
+    }
+}
