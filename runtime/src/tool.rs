@@ -1,6 +1,76 @@
-//! What `sliderun` and the compiler's command line share: reading and writing tensors, random inputs, the run, inspect and bench commands.
+//! What `sliderun` and the compiler's command line share: tensors in `.npy` files, random inputs, and the commands on plans.
 //!
-//! Commands take their options as plain values, write results to the given writer, and leave parsing of arguments and exit codes to
-//! the program.
+//! Commands take their options as plain values and write results to the given writer; parsing arguments, progress and exit codes
+//! are the program's business.
 
+pub mod bench;
+pub mod inspect;
+pub mod latency;
 pub mod npy;
+pub mod random;
+pub mod run;
+pub mod symbols;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use npy::NpyError;
+pub use symbols::BadSymbols;
+
+use crate::plan::PlanError;
+use crate::session::{Device, SessionError, SessionOptions};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ToolError {
+    #[error("{}: {source}", path.display())]
+    Plan { path: PathBuf, source: PlanError },
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("{}: {source}", path.display())]
+    Npy { path: PathBuf, source: NpyError },
+    #[error(transparent)]
+    Symbols(#[from] BadSymbols),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("inputs are missing: {0}; give each as --input NAME=FILE.npy, or ask for --random ones")]
+    MissingInputs(String),
+    #[error("two outputs would be written to {}", .0.display())]
+    SameFile(PathBuf),
+    /// Results could not be written; a closed pipe is [`io::ErrorKind::BrokenPipe`].
+    #[error("writing results: {0}")]
+    Write(#[from] io::Error),
+}
+
+impl ToolError {
+    /// Whether the reader of the results went away, which is no failure.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, ToolError::Write(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Which plan, and how it is run.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// The plan's file.
+    pub plan: PathBuf,
+    /// Where it runs.
+    pub device: Device,
+    /// How it runs.
+    pub options: SessionOptions,
+}
+
+impl Target {
+    fn open(&self) -> Result<crate::session::Session, ToolError> {
+        let plan = open_plan(&self.plan)?;
+        Ok(crate::session::Session::new(plan.into(), self.device, self.options.clone())?)
+    }
+}
+
+fn open_plan(path: &std::path::Path) -> Result<crate::plan::Plan, ToolError> {
+    crate::plan::Plan::open(path).map_err(|source| match source {
+        PlanError::Io { path, source } => ToolError::File { path, source },
+        source => ToolError::Plan { path: path.to_owned(), source },
+    })
+}

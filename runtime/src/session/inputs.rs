@@ -98,7 +98,7 @@ fn solve(dim: &Dim, extent: i64, bindings: &Bindings) -> Option<(String, i64)> {
     if unknown.next().is_some() {
         return None;
     }
-    let mut at = |value: i64| {
+    let at = |value: i64| {
         let mut trial = bindings.clone();
         trial.insert(symbol.clone(), value);
         dim.eval(&trial).ok()

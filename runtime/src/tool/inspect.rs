@@ -1,0 +1,116 @@
+//! `inspect`: what a plan says of itself.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::{Value as Json, json};
+
+use super::{ToolError, open_plan};
+use crate::plan::manifest::{Manifest, Step, Storage, ValueId};
+use crate::plan::{FORMAT_VERSION, Plan};
+
+/// What to show.
+#[derive(Clone, Debug, Default)]
+pub struct InspectOptions {
+    /// The plan's file.
+    pub plan: PathBuf,
+    /// Check every blob against its digest.
+    pub check: bool,
+    /// Everything, as JSON.
+    pub json: bool,
+}
+
+/// Shows a plan.
+///
+/// # Errors
+/// A plan that is not valid; with `check`, damaged blobs.
+pub fn inspect(options: &InspectOptions, out: &mut dyn Write) -> Result<(), ToolError> {
+    let plan = open_plan(&options.plan)?;
+    if options.check {
+        plan.check().map_err(|source| ToolError::Plan { path: options.plan.clone(), source })?;
+    }
+    if options.json {
+        return Ok(writeln!(out, "{:#}", describe(&plan, options.check))?);
+    }
+    text(&plan, options.check, out)
+}
+
+/// Everything a plan says but its data, as JSON; `checked` tells whether the blobs have been.
+pub fn describe(plan: &Plan, checked: bool) -> Json {
+    let m = plan.manifest();
+    let name = |id: &ValueId| m.values.get(id.0 as usize).map(|v| v.name.as_str());
+    let steps: Vec<Json> = m.steps.iter().map(|s| describe_step(s, &name)).collect();
+    let values: Vec<Json> = m
+        .values
+        .iter()
+        .map(|v| json!({ "name": v.name, "type": v.ty.to_string(), "storage": v.storage, "from_model": v.from_model }))
+        .collect();
+    let outputs: Vec<Json> = m.outputs.iter().map(|o| json!({ "name": o.name, "value": name(&o.value) })).collect();
+    json!({
+        "format": FORMAT_VERSION,
+        "size": plan.size(),
+        "constant_bytes": constant_bytes(m),
+        "checked": checked,
+        "provenance": m.provenance,
+        "symbols": m.symbols,
+        "inputs": m.inputs.iter().map(name).collect::<Vec<_>>(),
+        "outputs": outputs,
+        "values": values,
+        "steps": steps,
+        "verdicts": m.verdicts,
+    })
+}
+
+fn describe_step<'a>(step: &Step, name: &dyn Fn(&ValueId) -> Option<&'a str>) -> Json {
+    json!({
+        "name": step.name,
+        "op": step.op,
+        "inputs": step.inputs.iter().map(|v| v.as_ref().and_then(name)).collect::<Vec<_>>(),
+        "outputs": step.outputs.iter().map(name).collect::<Vec<_>>(),
+        "origin": step.origin,
+    })
+}
+
+fn constant_bytes(manifest: &Manifest) -> u64 {
+    // Validation put every blob inside the file, but they may overlap.
+    manifest.blobs.iter().fold(0, |sum: u64, b| sum.saturating_add(b.len))
+}
+
+fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+    let m = plan.manifest();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    writeln!(out, "format {FORMAT_VERSION}, {:.2} MiB of which constants {:.2} MiB", mib(plan.size()), mib(constant_bytes(m)))?;
+    writeln!(out, "made by {} from model {}", m.provenance.producer, m.provenance.model_digest)?;
+    if !m.provenance.options.is_empty() {
+        writeln!(out, "options {}", m.provenance.options.join(" "))?;
+    }
+    for s in &m.symbols {
+        writeln!(out, "symbol {} = {}..{}", s.name, s.min, s.max)?;
+    }
+    let value = |id: &ValueId| m.values.get(id.0 as usize);
+    for v in m.inputs.iter().filter_map(value) {
+        writeln!(out, "input  {}: {}", v.name, v.ty)?;
+    }
+    for o in &m.outputs {
+        if let Some(v) = value(&o.value) {
+            writeln!(out, "output {}: {}", o.name, v.ty)?;
+        }
+    }
+    let aliases = m.values.iter().filter(|v| matches!(v.storage, Storage::Alias(_))).count();
+    writeln!(out, "{} steps, {} values of which {aliases} aliases", m.steps.len(), m.values.len())?;
+    let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
+    m.steps.iter().for_each(|s| *operators.entry(s.op.name()).or_default() += 1);
+    for (name, count) in operators {
+        writeln!(out, "  {name:<24} {count:>5}")?;
+    }
+    for v in &m.verdicts {
+        let patterns: Vec<String> = v.patterns.iter().map(ToString::to_string).collect();
+        let found = if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
+        writeln!(out, "{}: {}x{}x{}, patterns {found}, {}: {}", v.node, v.m, v.n, v.k, v.chosen, v.reason)?;
+    }
+    if checked {
+        writeln!(out, "every blob matches its digest")?;
+    }
+    Ok(())
+}
