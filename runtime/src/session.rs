@@ -3,6 +3,7 @@
 //! Must not know: ONNX, how plans are made.
 
 mod bind;
+mod dense;
 mod device;
 mod error;
 mod execute;
@@ -210,3 +211,6 @@ impl Session {
         Ok(ArenaSize { bytes: bound.layout.total, lower_bound: bound.layout.lower_bound })
     }
 }
+
+#[cfg(test)]
+mod tests;

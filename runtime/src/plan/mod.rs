@@ -14,3 +14,6 @@ pub use error::PlanError;
 pub use file::{BLOB_ALIGN, FORMAT_VERSION};
 pub use reader::Plan;
 pub use writer::PlanWriter;
+
+#[cfg(test)]
+pub(crate) mod tests;

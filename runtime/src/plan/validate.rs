@@ -21,9 +21,9 @@ pub(super) fn validate(manifest: &Manifest, data_end: u64) -> Result<(), PlanErr
     check_count("steps", manifest.steps.len())?;
     check_count("blobs", manifest.blobs.len())?;
     check_blobs(manifest, data_end)?;
+    check_inputs(manifest)?;
     let symbols = check_symbols(manifest)?;
     check_values(manifest, &symbols)?;
-    check_inputs(manifest)?;
     let known = check_steps(manifest, &symbols)?;
     check_outputs(manifest, &known)
 }

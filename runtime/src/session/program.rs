@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Port, SessionError, SparseForm};
+use super::{Port, SessionError, SparseForm, dense};
 use crate::cpu::{Kernel, Prepared};
 use crate::op::{InputTypes, Semantics, TensorType};
 use crate::plan::manifest::{BlobId, Step, Storage, ValueId};
@@ -52,10 +52,14 @@ pub(super) fn step_error(step: &Step, reason: impl ToString) -> SessionError {
 }
 
 impl Program {
-    pub fn new(plan: Arc<Plan>, _form: SparseForm) -> Result<Program, SessionError> {
+    pub fn new(plan: Arc<Plan>, form: SparseForm) -> Result<Program, SessionError> {
         let mut program = Program::read(plan);
         program.find_what_steps_bring();
         program.check_types()?;
+        if form == SparseForm::Dense {
+            dense::undo_lifts(&mut program)?;
+            program.check_types()?;
+        }
         program.prepare()?;
         Ok(program)
     }
@@ -141,6 +145,10 @@ impl Program {
             Source::Input(_) | Source::Computed(_) | Source::Alias => return Ok(None),
         };
         Ok(Some(TensorView { dtype: self.values[value].ty.dtype, shape, data }))
+    }
+
+    pub fn is_constant(&self, value: usize) -> bool {
+        matches!(self.values[self.values[value].root].source, Source::Blob(_) | Source::Owned(_))
     }
 
     pub fn port(&self, value: usize) -> Port {

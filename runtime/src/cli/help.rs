@@ -1,0 +1,68 @@
+//! The help texts.
+
+pub const TOP: &str = "\
+sliderun: runs plans compiled by slidec
+
+Usage: sliderun COMMAND PLAN [OPTIONS]
+
+Commands:
+  run       Run a plan on .npy files or random inputs
+  inspect   Show what a plan says of itself
+  bench     Measure a plan's latency
+
+  -h, --help      Print help, also of a command
+  -V, --version   Print the version
+
+Examples:
+  sliderun run model.slide --random --shape batch=2,seq=64
+  sliderun inspect model.slide --check
+";
+
+pub const RUN: &str = "\
+Run a plan once and print a line on each output
+
+Usage: sliderun run PLAN [OPTIONS]
+
+  --input NAME=FILE.npy   Read an input from a file; may be given for each input
+  --random                Draw the inputs that are not given
+  --seed N                What random inputs start from (default 0)
+  --shape batch=2,seq=64  Extents of random inputs (default: 1 for a batch, else 32)
+  -o, --output DIR        Write the outputs there, one .npy file each
+  --device cpu|cuda[:N]   Where to run (default cpu)
+  --threads N             Threads to use (default: as many as there are processors)
+  --json                  Print JSON
+
+Examples:
+  sliderun run model.slide --input input_ids=ids.npy --input attention_mask=mask.npy --output out
+  sliderun run model.slide --random --shape batch=2,seq=64 --json
+";
+
+pub const INSPECT: &str = "\
+Show a plan's origin, symbols, inputs, outputs, steps and verdicts
+
+Usage: sliderun inspect PLAN [OPTIONS]
+
+  --check   Check every blob against its digest
+  --json    Print everything, as JSON
+
+Example:
+  sliderun inspect model.slide --check
+";
+
+pub const BENCH: &str = "\
+Measure a plan's latency on random inputs
+
+Usage: sliderun bench PLAN [OPTIONS]
+
+  --shape batch=4,seq=128  Extents (default: 1 for a batch, else 32)
+  --iterations N           Stop after so many runs
+  --duration SECONDS       Stop after so long (default 3, without --iterations)
+  --operators              Also tell where the time goes
+  --seed N                 What random inputs start from (default 0)
+  --device cpu|cuda[:N]    Where to run (default cpu)
+  --threads N              Threads to use (default: as many as there are processors)
+  --json                   Print JSON
+
+Example:
+  sliderun bench model.slide --shape batch=4,seq=128 --threads 2
+";

@@ -1,0 +1,207 @@
+//! Arguments of the `sliderun` program, and its exit codes.
+
+mod help;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use sliderun::tool::bench::{BenchOptions, bench};
+use sliderun::tool::inspect::{InspectOptions, inspect};
+use sliderun::tool::run::{RunOptions, run};
+use sliderun::tool::{ToolError, symbols};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+#[derive(Debug)]
+enum Command {
+    Run(RunOptions),
+    Inspect(InspectOptions),
+    Bench(BenchOptions),
+    Print(&'static str),
+}
+
+/// Parses the arguments, runs the command, reports what went wrong.
+pub fn main() -> ExitCode {
+    let command = match parse(lexopt::Parser::from_env()) {
+        Ok(command) => command,
+        Err(e) => {
+            report(&format!("{e}\nSee sliderun --help."));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let result = match &command {
+        Command::Run(options) => run(options, &mut out),
+        Command::Inspect(options) => inspect(options, &mut out),
+        Command::Bench(options) => bench(options, &mut out),
+        Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
+    };
+    match result.and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(e) => {
+            report(&e.to_string());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn report(message: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "sliderun: {message}");
+}
+
+fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let Some(first) = args.next()? else { return Err("a command is missing: run, inspect or bench".into()) };
+    match first {
+        Short('h') | Long("help") => Ok(Command::Print(help::TOP)),
+        Short('V') | Long("version") => Ok(Command::Print(concat!("sliderun ", env!("CARGO_PKG_VERSION"), "\n"))),
+        Value(name) => match name.to_str() {
+            Some("run") => parse_run(args),
+            Some("inspect") => parse_inspect(args),
+            Some("bench") => parse_bench(args),
+            _ => Err(format!("unknown command '{}': run, inspect or bench was expected", name.to_string_lossy()).into()),
+        },
+        other => Err(other.unexpected()),
+    }
+}
+
+/// The one positional argument of every command.
+#[derive(Default)]
+struct PlanFile(Option<PathBuf>);
+
+impl PlanFile {
+    fn set(&mut self, value: OsString) -> Result<(), lexopt::Error> {
+        match self.0.replace(value.into()) {
+            None => Ok(()),
+            Some(first) => Err(format!("one plan is expected, '{}' is the first", first.display()).into()),
+        }
+    }
+
+    fn get(self) -> Result<PathBuf, lexopt::Error> {
+        self.0.ok_or_else(|| "the plan's file is missing".into())
+    }
+}
+
+fn parse_run(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (RunOptions::default(), PlanFile::default());
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::RUN)),
+            Long("input") => options.inputs.push(args.value()?.parse_with(parse_input)?),
+            Long("random") => options.random = true,
+            Long("seed") => options.seed = args.value()?.parse()?,
+            Long("shape") => options.symbols.extend(args.value()?.parse_with(symbols::parse)?),
+            Short('o') | Long("output") => options.output = Some(args.value()?.into()),
+            Long("device") => options.target.device = args.value()?.parse()?,
+            Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Long("json") => options.json = true,
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.target.plan = plan.get()?;
+    Ok(Command::Run(options))
+}
+
+fn parse_inspect(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (InspectOptions::default(), PlanFile::default());
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::INSPECT)),
+            Long("check") => options.check = true,
+            Long("json") => options.json = true,
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.plan = plan.get()?;
+    Ok(Command::Inspect(options))
+}
+
+fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (BenchOptions::default(), PlanFile::default());
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::BENCH)),
+            Long("shape") => options.symbols.extend(args.value()?.parse_with(symbols::parse)?),
+            Long("seed") => options.seed = args.value()?.parse()?,
+            Long("iterations") => options.iterations = Some(args.value()?.parse()?),
+            Long("duration") => options.duration = Some(args.value()?.parse_with(parse_seconds)?),
+            Long("operators") => options.operators = true,
+            Long("device") => options.target.device = args.value()?.parse()?,
+            Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Long("json") => options.json = true,
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.target.plan = plan.get()?;
+    Ok(Command::Bench(options))
+}
+
+fn parse_input(text: &str) -> Result<(String, PathBuf), &'static str> {
+    let (name, file) = text.split_once('=').ok_or("NAME=FILE.npy was expected")?;
+    Ok((name.to_owned(), file.into()))
+}
+
+fn parse_threads(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or("a number of threads from 1 to 1024 was expected")
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds was expected")?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds was expected")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, lexopt::Error> {
+        parse(lexopt::Parser::from_args(line.split_whitespace()))
+    }
+
+    #[test]
+    fn good_lines() {
+        let Command::Run(options) =
+            parse_line("run m.slide --input x=a=b.npy --random --shape batch=2,seq=3 --threads 2 -o out --json").unwrap()
+        else {
+            panic!("run was expected");
+        };
+        assert_eq!(options.target.plan, PathBuf::from("m.slide"));
+        assert_eq!(options.inputs, [("x".to_owned(), PathBuf::from("a=b.npy"))]);
+        assert_eq!((options.symbols["batch"], options.target.options.threads, options.json), (2, Some(2), true));
+        let Command::Bench(options) = parse_line("bench --duration 0.5 --iterations=3 m.slide").unwrap() else {
+            panic!("bench was expected");
+        };
+        assert_eq!((options.duration, options.iterations), (Some(Duration::from_millis(500)), Some(3)));
+        for line in ["--help", "run --help", "inspect -h", "bench --help", "--version"] {
+            assert!(matches!(parse_line(line), Ok(Command::Print(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_lines_say_what_was_expected() {
+        for (line, message) in [
+            ("", "a command is missing"),
+            ("serve m.slide", "unknown command 'serve'"),
+            ("run", "the plan's file is missing"),
+            ("run a b", "one plan is expected"),
+            ("run a --input x", "NAME=FILE.npy"),
+            ("run a --shape seq", "NAME=NUMBER"),
+            ("run a --threads 0", "from 1 to 1024"),
+            ("run a --device tpu", "cpu, cuda or cuda:N"),
+            ("bench a --duration -1", "a number of seconds"),
+            ("inspect a --frobnicate", "--frobnicate"),
+        ] {
+            let error = parse_line(line).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(message), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Sessions: results, wrong inputs, many shapes, many threads, made-up plans.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::plan::manifest::{Manifest, Storage, ValueId};
+use crate::plan::tests::{W1, W2, dim, two_products, value, with_manifest};
+
+fn session_of(change: impl FnOnce(&mut Manifest)) -> Result<Session, SessionError> {
+    let (writer, mut manifest) = two_products();
+    change(&mut manifest);
+    let plan = Plan::from_bytes(writer.to_bytes(manifest)?)?;
+    Session::new(Arc::new(plan), Device::Cpu, SessionOptions { threads: Some(2), ..SessionOptions::default() })
+}
+
+fn inputs(batch: usize, seq: usize) -> (Tensor, Tensor) {
+    let x: Vec<f32> = (0..4 * batch).map(|i| (i % 7) as f32 - 3.0).collect();
+    (Tensor::from_slice(&[batch, 4], &x).unwrap(), Tensor::from_slice(&[batch, seq], &vec![0i64; batch * seq]).unwrap())
+}
+
+/// (x·W1)·W2 and x·W1 by definition, in f64. The data are small integers and halves, so that f32 is exact.
+fn reference(x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let product = |a: &[f32], b: &[f32], k: usize, n: usize| -> Vec<f32> {
+        let element = |row: &[f32], j: usize| (0..k).map(|i| f64::from(row[i]) * f64::from(b[i * n + j])).sum::<f64>() as f32;
+        a.chunks(k).flat_map(|row| (0..n).map(move |j| element(row, j))).collect()
+    };
+    let y = product(x, &W1, 4, 3);
+    (product(&y, &W2, 3, 2), y)
+}
+
+fn check_run(session: &Session, batch: usize, seq: usize) {
+    let (x, ids) = inputs(batch, seq);
+    let outputs = session.run(&[("ids", ids.view()), ("x", x.view())]).unwrap();
+    let (z, y) = reference(x.as_slice().unwrap());
+    let found: Vec<_> = outputs.iter().map(|(name, t)| (name.as_str(), t.shape(), t.as_slice::<f32>().unwrap())).collect();
+    assert_eq!(found, [("z", &[batch, 2][..], &z[..]), ("first", &[batch * 3][..], &y[..])]);
+}
+
+#[test]
+fn a_plan_runs() {
+    let session = session_of(|_| {}).unwrap();
+    assert_eq!(session.inputs()[1].to_string(), "ids: i64[batch, seq]");
+    assert_eq!(session.outputs()[1].to_string(), "first: f32[3*batch]");
+    assert_eq!(session.threads(), 2);
+    check_run(&session, 3, 5);
+    let size = session.arena_size(&[("batch", 8), ("seq", 1)].map(|(k, v)| (k.to_owned(), v)).into()).unwrap();
+    assert_eq!((size.bytes, size.lower_bound), (192, 192));
+}
+
+#[test]
+fn a_trace_tells_each_step_and_the_names_of_its_results() {
+    let session = session_of(|_| {}).unwrap();
+    let (x, ids) = inputs(2, 1);
+    let mut seen = Vec::new();
+    session
+        .run_traced(&[("x", x.view()), ("ids", ids.view())], &mut |step: StepTrace<'_>| {
+            let values: Vec<_> = step.values.iter().map(|v| (v.name.to_owned(), v.view.to_tensor())).collect();
+            seen.push((step.index, step.name.to_owned(), step.op.name(), step.origin.to_vec(), values));
+        })
+        .unwrap();
+    let (z, y) = reference(x.as_slice().unwrap());
+    let [first, second] = &seen[..] else { panic!("two steps: {seen:?}") };
+    assert_eq!((first.0, &first.1[..], first.2, &first.3[..]), (0, "first", "MatMul", &["/model/first".to_owned()][..]));
+    let values: Vec<_> = first.4.iter().map(|(n, t)| (n.as_str(), t.shape(), t.as_slice::<f32>().unwrap())).collect();
+    assert_eq!(values, [("y", &[2, 3][..], &y[..]), ("flat", &[6][..], &y[..])]);
+    assert_eq!((&second.4[0].0[..], second.4[0].1.as_slice::<f32>().unwrap()), ("z", &z[..]));
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let session = session_of(|_| {}).unwrap();
+    let (x, ids) = inputs(2, 3);
+    let (wide, wide_ids) = inputs(9, 1);
+    let (_, long) = inputs(2, 600);
+    let (_, other_batch) = inputs(4, 3);
+    let (x, ids) = (x.view(), ids.view());
+    let short = TensorView { data: &x.data[..8], ..x };
+    let narrow = TensorView { shape: &[4, 2], ..x };
+    let cases: &[(&[(&str, TensorView<'_>)], &str)] = &[
+        (&[], "input 'x' is missing: the plan's inputs are x, ids"),
+        (&[("x", x)], "input 'ids' is missing: the plan's inputs are x, ids"),
+        (&[("x", x), ("ids", ids), ("y", x)], "the plan has no input 'y': its inputs are x, ids"),
+        (&[("x", x), ("ids", ids), ("x", x)], "input 'x' is given twice: the plan's inputs are x, ids"),
+        (&[("x", x), ("ids", x)], "ids: i64[batch, seq] expected, f32[2, 4] given"),
+        (&[("x", narrow), ("ids", ids)], "x: f32[batch, 4] expected, f32[4, 2] given"),
+        (&[("x", short), ("ids", ids)], "x: f32[2, 4] needs 32 bytes, aligned to its element type; 8 bytes were given"),
+        (&[("x", x), ("ids", other_batch.view())], "batch is 2 by input 'x' but 4 by input 'ids'"),
+        (
+            &[("x", x), ("ids", long.view())],
+            "seq = 600 is outside 1..512, for which this plan was compiled: recompile with --shape seq=1..600",
+        ),
+        (&[("x", wide.view()), ("ids", wide_ids.view())], "batch = 9 is outside 1..8"),
+    ];
+    for (given, message) in cases {
+        let error = session.run(given).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{message}: {error}");
+    }
+    check_run(&session, 2, 3);
+}
+
+#[test]
+fn misaligned_and_empty_inputs() {
+    let session = session_of(|m| m.symbols.iter_mut().for_each(|s| s.min = 0)).unwrap();
+    let (x, ids) = inputs(2, 3);
+    let mut shifted = vec![0u64; 5];
+    let shifted: &mut [u8] = bytemuck::cast_slice_mut(&mut shifted);
+    shifted[1..33].copy_from_slice(x.bytes());
+    let misaligned = TensorView { data: &shifted[1..33], ..x.view() };
+    let error = session.run(&[("x", misaligned), ("ids", ids.view())]).unwrap_err();
+    assert!(matches!(error, SessionError::InputData { .. }), "{error}");
+    check_run(&session, 0, 3);
+    let nothing = TensorView { dtype: crate::dtype::DType::F32, shape: &[0, 4], data: &[] };
+    assert_eq!(session.run(&[("x", nothing), ("ids", inputs(0, 1).1.view())]).unwrap()[0].1.shape(), [0, 2]);
+}
+
+#[test]
+fn expressions_among_the_inputs() {
+    // `half` follows from an expression alone.
+    let session = session_of(|m| {
+        m.values[6].ty.shape = vec![dim("2*half+1"), dim("batch*half")];
+        m.symbols[1].name = "half".into();
+    })
+    .unwrap();
+    let (x, _) = inputs(2, 1);
+    for (shape, message) in [
+        ([7, 6], None),
+        ([7, 5], Some("ids: the axis batch*half must be 6 here, 5 given")),
+        ([8, 6], Some("ids: the axis 2*half+1 must be 7 here, 8 given")),
+        ([1, 0], Some("half = 0 is outside 1..512")),
+    ] {
+        let ids = Tensor::zeros(crate::dtype::DType::I64, &shape).unwrap();
+        let result = session.run(&[("x", x.view()), ("ids", ids.view())]).map(|_| ());
+        match message {
+            None => result.unwrap(),
+            Some(m) => assert!(result.as_ref().unwrap_err().to_string().starts_with(m), "{m}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn steps_that_do_not_fit_are_named() {
+    type Change = fn(&mut Manifest);
+    let cases: &[(Change, &str)] = &[
+        (
+            |m| m.values[2].ty.shape.push(1.into()),
+            "step 'first' (MatMul): it gives [f32[batch, 3]], the plan says [f32[batch, 3, 1]]",
+        ),
+        (|m| m.values[0].ty.dtype = crate::dtype::DType::Bool, "step 'first' (MatMul): "),
+        (|m| m.values[0].ty.shape[1] = 5.into(), "step 'first' (MatMul): "),
+        (|m| m.steps[0].inputs[1] = None, "step 'first' (MatMul): input 1 is missing"),
+    ];
+    for (change, message) in cases {
+        let error = session_of(change).map(|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{message}: {error}");
+    }
+    // What symbols leave open is found when they are bound.
+    for (value, extent) in [(5, "batch+1"), (3, "batch+4")] {
+        let session = session_of(|m| m.values[value].ty.shape[0] = dim(extent)).unwrap();
+        let (x, ids) = inputs(3, 1);
+        assert!(session.run(&[("x", x.view()), ("ids", ids.view())]).is_err());
+    }
+}
+
+#[test]
+fn devices_and_options() {
+    let plan = || {
+        let (writer, manifest) = two_products();
+        Arc::new(Plan::from_bytes(writer.to_bytes(manifest).unwrap()).unwrap())
+    };
+    for (text, device) in [("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))] {
+        assert_eq!(text.parse(), Ok(device));
+    }
+    for text in ["", "gpu", "cpu:0", "cuda:", "cuda:x"] {
+        assert!(text.parse::<Device>().is_err(), "{text}");
+    }
+    let error = |device, options| Session::new(plan(), device, options).map(|_| ()).unwrap_err().to_string();
+    assert!(error(Device::Cuda(0), SessionOptions::default()).contains("no CUDA device support"));
+    assert!(error(Device::Cpu, SessionOptions { threads: Some(0), ..SessionOptions::default() }).contains("at least one thread"));
+    let options = SessionOptions { memory_limit: Some(100), ..SessionOptions::default() };
+    let session = Session::new(plan(), Device::Cpu, options).unwrap();
+    let (x, ids) = inputs(8, 1);
+    let error = session.run(&[("x", x.view()), ("ids", ids.view())]).unwrap_err().to_string();
+    assert!(error.contains("192 bytes of working memory, which is over the limit"), "{error}");
+}
+
+#[test]
+fn runs_may_overlap() {
+    let session = session_of(|_| {}).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let session = session.clone();
+            scope.spawn(move || (0..50).for_each(|i| check_run(&session, 1 + (i + thread) % 8, 1 + i % 3)));
+        }
+    });
+    assert!(session.shared.arenas.sizes().len() <= 4);
+}
+
+#[test]
+fn memory_is_bounded_under_shape_churn() {
+    let session = session_of(|_| {}).unwrap();
+    for i in 0..200 {
+        check_run(&session, 1 + i % 8, 1 + i);
+    }
+    assert_eq!(session.shared.bound.lock().unwrap().len(), 32);
+    assert_eq!(session.shared.arenas.sizes(), [192], "one arena, of the largest shape's size");
+}
+
+/// Every scalar of a JSON tree, by the path of positions that leads to it, and every array.
+fn places(json: &serde_json::Value) -> Vec<Vec<usize>> {
+    let mut out = vec![vec![]];
+    let children: Vec<&serde_json::Value> = match json {
+        serde_json::Value::Array(items) => items.iter().collect(),
+        serde_json::Value::Object(fields) => fields.values().collect(),
+        _ => Vec::new(),
+    };
+    for (i, child) in children.into_iter().enumerate() {
+        out.extend(places(child).into_iter().map(|rest| std::iter::once(i).chain(rest).collect()));
+    }
+    out
+}
+
+fn at<'a>(json: &'a mut serde_json::Value, place: &[usize]) -> &'a mut serde_json::Value {
+    place.iter().fold(json, |json, &i| match json {
+        serde_json::Value::Array(items) => &mut items[i],
+        serde_json::Value::Object(fields) => fields.values_mut().nth(i).unwrap(),
+        _ => unreachable!("paths come from the same tree"),
+    })
+}
+
+fn mutate(json: &mut serde_json::Value, place: usize, kind: usize) {
+    const NUMBERS: [i64; 9] = [0, 1, 2, 3, 5, 6, 255, -1, i64::MAX];
+    const STRINGS: [&str; 12] =
+        ["0", "1", "3", "7", "4294967296", "9223372036854775807", "batch", "seq", "batch*seq+1", "div(seq,batch-1)", "i8", "f32"];
+    let places = places(json);
+    let node = at(json, &places[place % places.len()]);
+    match node {
+        serde_json::Value::Number(n) => *n = NUMBERS[kind % NUMBERS.len()].into(),
+        serde_json::Value::String(s) => *s = STRINGS[kind % STRINGS.len()].to_owned(),
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            let i = kind % items.len();
+            match kind % 3 {
+                0 => drop(items.remove(i)),
+                1 => items.push(items[i].clone()),
+                _ => items.swap(0, i),
+            }
+        }
+        serde_json::Value::Bool(b) => *b = !*b,
+        _ => *node = serde_json::Value::Null,
+    }
+}
+
+/// Loads and runs whatever plan a mutated manifest makes; all that counts is that nothing panics and memory stays small.
+fn run_made_up(file: &[u8], mutations: &[(usize, usize)], form: SparseForm) {
+    let manifest = Plan::from_bytes(file.to_vec()).unwrap().manifest().clone();
+    let mut json = serde_json::to_value(&manifest).unwrap();
+    mutations.iter().for_each(|&(place, kind)| mutate(&mut json, place, kind));
+    let Ok(manifest) = serde_json::from_value::<Manifest>(json) else { return };
+    let Ok(plan) = Plan::from_bytes(with_manifest(file, &manifest)) else { return };
+    let options = SessionOptions { threads: Some(1), sparse_form: form, memory_limit: Some(1 << 20) };
+    let Ok(session) = Session::new(Arc::new(plan), Device::Cpu, options) else { return };
+    let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max.max(s.min)))).collect();
+    let Ok(size) = session.arena_size(&symbols) else { return };
+    assert!(size.bytes <= 1 << 20 && size.lower_bound <= size.bytes);
+    let small = |p: &Port| p.ty.elements().eval(&symbols).is_ok_and(|n| n < 1 << 20);
+    if !session.inputs().iter().all(small) {
+        return;
+    }
+    let Ok(tensors) = crate::tool::random::inputs(session.inputs(), &symbols, 1) else { return };
+    let views: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+    // Either way is fine.
+    let _ = session.run(&views);
+}
+
+proptest! {
+    #[test]
+    fn made_up_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4)) {
+        let (writer, manifest) = two_products();
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, SparseForm::Dense);
+    }
+}
+
+#[test]
+fn outputs_may_be_inputs_constants_and_repeated() {
+    let session = session_of(|m| {
+        m.values.push(value("x.flat", crate::dtype::DType::F32, &["4*batch"], Storage::Alias(ValueId(0))));
+        let named = |name: &str, v| crate::plan::manifest::Output { name: name.into(), value: ValueId(v) };
+        m.outputs = vec![named("a", 7), named("b", 1), named("c", 5), named("d", 5)];
+    })
+    .unwrap();
+    let (x, ids) = inputs(2, 1);
+    let outputs = session.run(&[("x", x.view()), ("ids", ids.view())]).unwrap();
+    let (z, _) = reference(x.as_slice().unwrap());
+    let expected = [x.as_slice::<f32>().unwrap(), &W1, &z, &z];
+    for ((_, tensor), expected) in outputs.iter().zip(expected) {
+        assert_eq!(tensor.as_slice::<f32>().unwrap(), expected);
+    }
+}
