@@ -32,6 +32,12 @@ pub fn to_real(dtype: DType) -> DType {
     }
 }
 
+/// The one type for operands of several float types: F64 where one of them has it, else F32.
+pub fn to_common(inputs: &[Option<TensorView<'_>>]) -> impl Fn(DType) -> DType + use<> {
+    let double = inputs.iter().flatten().any(|v| v.dtype == DType::F64);
+    move |dtype| if double && dtype.is_float() { DType::F64 } else { to_real(dtype) }
+}
+
 /// When `wider` changes the type of an operand or result: runs `kernel` on converted copies. `None` when it changes none.
 pub fn promoted<K: Kernel>(
     kernel: &K,
