@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::op::{InferError, InputTypes, Op, Semantics, TensorType, for_each_op};
 use crate::tensor::{Tensor, TensorError, TensorView, TensorViewMut};
 
+mod axis_map;
 mod broadcast;
 mod conv;
 mod convert;
@@ -27,6 +28,7 @@ mod quantize;
 mod reduce;
 mod resize;
 mod sparse;
+mod strided;
 
 pub use sparse::undo_lift;
 

@@ -1,4 +1,5 @@
-//! Checks that the type rules of many operators share.
+//! Checks that the type rules of many operators share. Extents are compared only as far as they are known: what depends on
+//! symbols is accepted here and checked again on concrete extents before a step runs.
 
 use super::{InferError, InputTypes, TensorType};
 use crate::dim::Dim;
@@ -38,12 +39,9 @@ fn check_dtype<'a>(
     if accept(ty.dtype) { Ok(ty) } else { Err(InferError::DType { input, actual: ty.dtype, expected }) }
 }
 
-/// Whether two extents may be equal: they are not two different constants.
+/// Whether two extents may be equal: their difference is 0 or not known.
 pub fn may_equal(a: &Dim, b: &Dim) -> bool {
-    match (a.as_const(), b.as_const()) {
-        (Some(a), Some(b)) => a == b,
-        _ => true,
-    }
+    a == b || (a.clone() - b.clone()).as_const().is_none_or(|d| d == 0)
 }
 
 /// Checks that `axis` is one of `rank` axes.
@@ -66,6 +64,132 @@ pub fn vector_of(what: &str, shape: &[Dim], extent: &Dim) -> Result<(), InferErr
     match shape {
         [d] if may_equal(d, extent) => Ok(()),
         _ => Err(InferError::Shape(format!("{what} {shape:?} must be [{extent}]"))),
+    }
+}
+
+/// Whether `a` may be at most `b`.
+pub fn may_fit(a: &Dim, b: &Dim) -> bool {
+    a == b || (b.clone() - a.clone()).as_const().is_none_or(|d| d >= 0)
+}
+
+/// An attribute's error.
+pub fn attribute(name: &'static str, reason: impl Into<String>) -> InferError {
+    InferError::Attribute { name, reason: reason.into() }
+}
+
+/// An unsigned attribute as an extent.
+///
+/// # Errors
+/// A value that no extent can have.
+pub fn extent(name: &'static str, value: usize) -> Result<Dim, InferError> {
+    i64::try_from(value).map(Dim::from).map_err(|_| attribute(name, format!("{value} is too large")))
+}
+
+/// Checks that an axis is one of a tensor's.
+///
+/// # Errors
+/// An axis at or above `rank`.
+pub fn named_axis(name: &'static str, axis: usize, rank: usize) -> Result<(), InferError> {
+    if axis >= rank {
+        return Err(attribute(name, format!("axis {axis} of a tensor of rank {rank}")));
+    }
+    Ok(())
+}
+
+/// Checks that an attribute has one entry per axis.
+///
+/// # Errors
+/// Another number of entries.
+pub fn per_axis(name: &'static str, entries: usize, axes: usize) -> Result<(), InferError> {
+    if entries != axes {
+        return Err(attribute(name, format!("{entries} entries for {axes} axes")));
+    }
+    Ok(())
+}
+
+/// Checks that no extent is known to be negative.
+///
+/// # Errors
+/// One that is.
+pub fn not_negative<'a>(name: &'static str, extents: impl IntoIterator<Item = &'a Dim>) -> Result<(), InferError> {
+    for d in extents {
+        if d.as_const().is_some_and(|v| v < 0) {
+            return Err(attribute(name, format!("extent {d} is negative")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks an input's rank.
+///
+/// # Errors
+/// A smaller one.
+pub fn rank_at_least(input: usize, ty: &TensorType, least: usize) -> Result<(), InferError> {
+    if ty.rank() < least {
+        return Err(InferError::Shape(format!("input {input} is {ty}, a rank of at least {least} is needed")));
+    }
+    Ok(())
+}
+
+/// Checks an input's element type.
+///
+/// # Errors
+/// [`InferError::DType`] when `ok` is false.
+pub fn dtype(input: usize, actual: DType, ok: bool, expected: &'static str) -> Result<(), InferError> {
+    if ok { Ok(()) } else { Err(InferError::DType { input, actual, expected }) }
+}
+
+/// Checks that an input holds positions: i32 or i64.
+///
+/// # Errors
+/// [`InferError::DType`].
+pub fn indices(input: usize, ty: &TensorType) -> Result<(), InferError> {
+    dtype(input, ty.dtype, matches!(ty.dtype, DType::I32 | DType::I64), "i32 or i64")
+}
+
+/// Checks that two extents may be equal.
+///
+/// # Errors
+/// What `message` says, when they are known to differ.
+pub fn same_extent(a: &Dim, b: &Dim, message: impl FnOnce() -> String) -> Result<(), InferError> {
+    if may_equal(a, b) { Ok(()) } else { Err(InferError::Shape(message())) }
+}
+
+/// Of two extents that are equal, the one that says more: a constant rather than an expression.
+pub fn known(a: &Dim, b: &Dim) -> Dim {
+    if a.as_const().is_none() && b.as_const().is_some() { b.clone() } else { a.clone() }
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Type rules in one line: `ty("f32[batch, 4]")`, `infer(op, &["f32[2]", "-"])`.
+
+    use super::super::{InferError, InputTypes, Op, Semantics, TensorType};
+
+    /// Parses the text form of a type; extents are separated by ", ".
+    pub(crate) fn ty(text: &str) -> TensorType {
+        let (dtype, shape) = text.split_once('[').expect("dtype[shape]");
+        let shape = shape.trim_end_matches(']');
+        let dims = shape.split(", ").filter(|s| !s.is_empty()).map(|s| s.parse::<crate::dim::Dim>().unwrap());
+        TensorType::new(dtype.parse().unwrap(), dims)
+    }
+
+    /// The text form of the inferred types, separated by spaces; `-` stands for an absent input.
+    pub(crate) fn infer(op: impl Into<Op>, inputs: &[&str]) -> Result<String, InferError> {
+        let types: Vec<Option<TensorType>> = inputs.iter().map(|s| (*s != "-").then(|| ty(s))).collect();
+        let types: Vec<Option<&TensorType>> = types.iter().map(Option::as_ref).collect();
+        let out = op.into().infer(InputTypes(&types))?;
+        Ok(out.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    /// Checks that every operator refuses its inputs, without a panic, with a message that contains the given text.
+    pub(crate) fn assert_refused(cases: &[(Op, &[&str], &str)]) {
+        for (op, inputs, text) in cases {
+            match infer(op.clone(), inputs) {
+                Ok(out) => panic!("{op:?} of {inputs:?} gave {out}"),
+                Err(e) => assert!(e.to_string().contains(text), "{op:?} of {inputs:?}: {e}"),
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{self, attribute};
+use super::{InferError, InputTypes, Semantics, TensorType};
 use crate::dim::Dim;
 use crate::dtype::DType;
 
@@ -42,20 +44,94 @@ pub struct EyeLike {
     pub dtype: DType,
 }
 
-impl super::Semantics for Extents {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+impl Semantics for Extents {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(0)?;
+        if !matches!(self.dtype, DType::I32 | DType::I64) {
+            return Err(attribute("dtype", format!("{} is neither i32 nor i64", self.dtype)));
+        }
+        let count = match self.shape.as_slice() {
+            [] => 1,
+            [n] => *n,
+            _ => return Err(attribute("shape", format!("{:?} has more than one axis", self.shape))),
+        };
+        if count != self.values.len() {
+            return Err(attribute("shape", format!("{:?} for {} values", self.shape, self.values.len())));
+        }
+        Ok(vec![TensorType::new(self.dtype, self.shape.iter().copied())])
+    }
+
+    fn map_dims(&mut self, map: &mut dyn FnMut(&Dim) -> Dim) {
+        self.values.iter_mut().for_each(|d| *d = map(d));
     }
 }
 
-impl super::Semantics for Range {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+impl Semantics for Range {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(0)?;
+        if !self.dtype.is_int() {
+            return Err(attribute("dtype", format!("{} is not an integer type", self.dtype)));
+        }
+        check::not_negative("len", [&self.len])?;
+        Ok(vec![TensorType::new(self.dtype, [self.len.clone()])])
+    }
+
+    fn map_dims(&mut self, map: &mut dyn FnMut(&Dim) -> Dim) {
+        for d in [&mut self.start, &mut self.step, &mut self.len] {
+            *d = map(d);
+        }
     }
 }
 
-impl super::Semantics for EyeLike {
-    fn infer(&self, _inputs: super::InputTypes<'_>) -> Result<Vec<super::TensorType>, super::InferError> {
-        unimplemented!()
+impl Semantics for EyeLike {
+    fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
+        inputs.at_most(0)?;
+        check::not_negative("rows", [&self.rows])?;
+        check::not_negative("columns", [&self.columns])?;
+        Ok(vec![TensorType::new(self.dtype, [self.rows.clone(), self.columns.clone()])])
+    }
+
+    fn map_dims(&mut self, map: &mut dyn FnMut(&Dim) -> Dim) {
+        for d in [&mut self.rows, &mut self.columns] {
+            *d = map(d);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_refused, infer};
+    use super::*;
+
+    fn extents(values: &[&str], shape: &[usize], dtype: DType) -> super::super::Op {
+        Extents { values: values.iter().map(|v| v.parse().unwrap()).collect(), shape: shape.to_vec(), dtype }.into()
+    }
+
+    fn range(len: &str, dtype: DType) -> super::super::Op {
+        Range { start: 0.into(), step: 1.into(), len: len.parse().unwrap(), dtype }.into()
+    }
+
+    #[test]
+    fn types() {
+        assert_eq!(infer(extents(&["batch", "-1"], &[2], DType::I64), &[]).unwrap(), "i64[2]");
+        assert_eq!(infer(extents(&["2*seq"], &[], DType::I32), &[]).unwrap(), "i32[]");
+        assert_eq!(infer(extents(&[], &[0], DType::I64), &[]).unwrap(), "i64[0]");
+        assert_eq!(infer(range("seq", DType::I16), &[]).unwrap(), "i16[seq]");
+        let eye = EyeLike { rows: "n".parse().unwrap(), columns: 3.into(), k: i64::MIN, dtype: DType::Bool };
+        assert_eq!(infer(eye, &[]).unwrap(), "bool[n, 3]");
+    }
+
+    #[test]
+    fn refusals() {
+        assert_refused(&[
+            (extents(&["1"], &[2], DType::I64), &[], "1 values"),
+            (extents(&["1"], &[1, 1], DType::I64), &[], "more than one axis"),
+            (extents(&["1"], &[usize::MAX], DType::I64), &[], "1 values"),
+            (extents(&["1"], &[1], DType::F32), &[], "neither"),
+            (extents(&["1"], &[1], DType::I64), &["f32[]"], "at most 0"),
+            (range("3", DType::F32), &[], "integer"),
+            (range("-3", DType::I64), &[], "negative"),
+            (EyeLike { rows: (-1).into(), columns: 3.into(), k: 0, dtype: DType::F32 }.into(), &[], "negative"),
+        ]);
     }
 }
