@@ -27,6 +27,7 @@ mod promote;
 mod quantize;
 mod reduce;
 mod resize;
+mod scatter;
 mod sparse;
 mod strided;
 
