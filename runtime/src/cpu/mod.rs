@@ -23,6 +23,7 @@ mod index;
 mod layout;
 mod norm;
 mod parallel;
+mod pool;
 mod promote;
 mod quantize;
 mod reduce;
@@ -30,6 +31,8 @@ mod resize;
 mod scatter;
 mod sparse;
 mod strided;
+mod widen;
+mod windows;
 
 pub use sparse::undo_lift;
 
