@@ -121,7 +121,7 @@ pub(super) fn block_positions(
         }
         Ok(at)
     };
-    Ok((values.chunks_exact(count).enumerate().map(position).collect::<Result<_, _>>()?, block))
+    Ok((values.chunks_exact(count).enumerate().map(position).collect::<Result<_, KernelError>>()?, block))
 }
 
 impl Kernel for GatherNd {
