@@ -16,14 +16,15 @@ pub struct F8E5M2(pub u8);
 
 /// Rounds the magnitude `|x|` to a format with `mantissa` bits and exponent `bias`, without its sign; the result may
 /// lie above the format's largest finite value. NaN must be handled before.
+#[inline]
 fn round_magnitude(x: f32, mantissa: u32, bias: i32) -> u32 {
     let bits = x.to_bits() & 0x7fff_ffff;
     let exponent = (bits >> 23) as i32 - 127;
     if exponent < 1 - bias {
-        // Subnormal in the target: the value in units of the smallest subnormal, an exact scaling by a power of two
-        // (in f64, so that the intermediate never underflows), rounded half to even.
-        let unit = f64::from(f32::from_bits(bits)) * 2f64.powi(bias - 1 + mantissa as i32);
-        return unit.round_ties_even() as u32;
+        // Subnormal in the target: added to a power of two whose unit in the last place is the smallest subnormal, the value
+        // is rounded half to even and left in the low bits as a count of those units.
+        let unit = f32::from_bits(((127 + 24 - bias - mantissa as i32) as u32) << 23);
+        return (f32::from_bits(bits) + unit).to_bits() - unit.to_bits();
     }
     let drop = 23 - mantissa;
     let half = (1u32 << (drop - 1)) - 1 + ((bits >> drop) & 1);
@@ -36,6 +37,7 @@ impl F8E4M3 {
     pub const MAX: f32 = 448.0;
 
     /// Rounds half to even and saturates at ±448; NaN stays NaN (ONNX Cast with `saturate=1`).
+    #[inline]
     pub fn from_f32(x: f32) -> Self {
         let sign = ((x.to_bits() >> 24) & 0x80) as u8;
         if x.is_nan() {
@@ -58,6 +60,7 @@ impl F8E4M3 {
 
 impl F8E5M2 {
     /// Rounds half to even and saturates at ±57344, infinities included; NaN stays NaN (ONNX Cast with `saturate=1`).
+    #[inline]
     pub fn from_f32(x: f32) -> Self {
         let sign = ((x.to_bits() >> 24) & 0x80) as u8;
         if x.is_nan() {

@@ -22,11 +22,22 @@ static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| 
 pub(crate) trait Widen: Element {
     /// Exact; of equal lengths.
     fn widen(from: &[Self], to: &mut [f32]);
+
+    /// The elements as f32, in `scratch` unless they are already.
+    fn as_wide<'a>(from: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        scratch.resize(from.len(), 0.0);
+        Self::widen(from, scratch);
+        scratch
+    }
 }
 
 impl Widen for f32 {
     fn widen(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+
+    fn as_wide<'a>(from: &'a [f32], _scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        from
     }
 }
 
