@@ -1,0 +1,327 @@
+//! ONNX Attention and RotaryEmbedding, as compositions of primitives.
+
+use sliderun::dim::Dim;
+use sliderun::dtype::DType;
+use sliderun::op::elementwise::{Binary, Cast, Unary, Where};
+use sliderun::op::gemm::MatMul;
+use sliderun::op::generate::Range;
+use sliderun::op::index::Gather;
+use sliderun::op::layout::{Concat, Pad, PadMode, Reshape, Slice, SliceAxis, Split, Transpose};
+use sliderun::op::norm::Softmax;
+
+use super::{Imported, Importer, NodeContext, Refusal, onnx};
+use crate::ir::ValueRef;
+
+pub(super) const IMPORTERS: &[Importer] = &[onnx("Attention", attention), onnx("RotaryEmbedding", rotary_embedding)];
+
+/// [batch, tokens, heads·size] to [batch, heads, tokens, size].
+fn split_heads(cx: &mut NodeContext<'_>, x: ValueRef, heads: i64) -> Result<ValueRef, Refusal> {
+    let shape = cx.shape(x);
+    let size = (heads > 0)
+        .then(|| shape[2].exact_div(&heads.into()))
+        .flatten()
+        .ok_or_else(|| Refusal::new(format!("a hidden size of {} in {heads} heads", shape[2])))?;
+    let x = cx.add(Reshape { shape: vec![shape[0].clone(), shape[1].clone(), heads.into(), size] }, &[x])?;
+    cx.add(Transpose { perm: vec![0, 2, 1, 3] }, &[x])
+}
+
+/// What the scores of an attention are masked with: a term added to them and conditions under which they count at all.
+#[derive(Default)]
+struct Masking {
+    bias: Option<ValueRef>,
+    keep: Option<ValueRef>,
+}
+
+impl Masking {
+    fn and(&mut self, cx: &mut NodeContext<'_>, condition: ValueRef) -> Result<(), Refusal> {
+        self.keep = Some(match self.keep {
+            Some(keep) => cx.add(Binary::And, &[keep, condition])?,
+            None => condition,
+        });
+        Ok(())
+    }
+
+    /// The bias with what does not count at minus infinity.
+    fn total(self, cx: &mut NodeContext<'_>, dtype: DType) -> Result<Option<ValueRef>, Refusal> {
+        let Some(keep) = self.keep else { return Ok(self.bias) };
+        let otherwise = cx.scalar(dtype, f64::NEG_INFINITY)?;
+        let bias = match self.bias {
+            Some(bias) => bias,
+            None => cx.scalar(dtype, 0.0)?,
+        };
+        cx.add(Where {}, &[keep, bias, otherwise]).map(Some)
+    }
+}
+
+fn masking(cx: &mut NodeContext<'_>, tokens: &Dim, past: &Dim, total: &Dim, batch: &Dim) -> Result<Masking, Refusal> {
+    let mut masking = Masking::default();
+    if let Some(mut mask) = cx.optional(3) {
+        let shape = cx.shape(mask);
+        let missing = match shape.last() {
+            Some(last) => (total.clone() - last.clone()).as_const(),
+            None => Some(0),
+        };
+        match missing {
+            Some(0) => {}
+            Some(n @ 1..) => {
+                let dtype = cx.dtype(mask);
+                let fill = if dtype == DType::Bool { 0.0 } else { f64::NEG_INFINITY };
+                let fill = cx.scalar(dtype, fill)?;
+                let mut pads = vec![(0, 0); shape.len()];
+                pads[shape.len() - 1].1 = n;
+                mask = cx.add(Pad { mode: PadMode::Constant, pads }, &[mask, fill])?;
+            }
+            _ => {
+                return Err(Refusal::new(format!(
+                    "the mask's shape {shape:?} does not fit {total} keys; its last extent must be that, or less by a known number"
+                )));
+            }
+        }
+        if cx.dtype(mask) == DType::Bool {
+            masking.and(cx, mask)?;
+        } else {
+            masking.bias = Some(mask);
+        }
+    }
+    let range = |start: &Dim, len: &Dim| Range { start: start.clone(), step: 1.into(), len: len.clone(), dtype: DType::I64 };
+    if cx.int_or("is_causal", 0)? != 0 {
+        let rows = cx.add(range(past, tokens), &[])?;
+        let rows = cx.add(Reshape { shape: vec![tokens.clone(), 1.into()] }, &[rows])?;
+        let columns = cx.add(range(&0.into(), total), &[])?;
+        let seen = cx.add(Binary::LessOrEqual, &[columns, rows])?;
+        masking.and(cx, seen)?;
+    }
+    if let Some(lengths) = cx.optional(6) {
+        let lengths = cx.add(Reshape { shape: vec![batch.clone(), 1.into(), 1.into(), 1.into()] }, &[lengths])?;
+        let columns = cx.add(range(&0.into(), total), &[])?;
+        let inside = cx.add(Binary::Less, &[columns, lengths])?;
+        masking.and(cx, inside)?;
+    }
+    Ok(masking)
+}
+
+/// Attention-23 and -24: operands (q, k, v, mask?, past_key?, past_value?, nonpad_kv_seqlen?), 3-D (heads side by side) or 4-D; results
+/// (y, present_key, present_value, scores at the stage that `qk_matmul_output_mode` names).
+fn attention(cx: &mut NodeContext<'_>) -> Imported {
+    let (mut q, mut k, mut v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let rank = cx.rank(q);
+    if !(rank == 3 || rank == 4) || cx.rank(k) != rank || cx.rank(v) != rank {
+        return Err(Refusal::new("query, key and value must all have 3 or all have 4 axes"));
+    }
+    cx.ignore(&["q_num_heads", "kv_num_heads"]);
+    if rank == 3 {
+        let (q_heads, kv_heads) = (cx.required_int("q_num_heads")?, cx.required_int("kv_num_heads")?);
+        q = split_heads(cx, q, q_heads)?;
+        k = split_heads(cx, k, kv_heads)?;
+        v = split_heads(cx, v, kv_heads)?;
+    }
+    let mut past = Dim::from(0);
+    if let (Some(past_key), Some(past_value)) = (cx.optional(4), cx.optional(5)) {
+        past = cx.shape(past_key).get(2).cloned().ok_or_else(|| Refusal::new("past_key must have 4 axes"))?;
+        k = cx.add(Concat { axis: 2 }, &[past_key, k])?;
+        v = cx.add(Concat { axis: 2 }, &[past_value, v])?;
+    }
+    let (present_key, present_value) = (k, v);
+
+    let dtype = cx.dtype(q);
+    let (q_shape, k_shape, v_shape) = (cx.shape(q), cx.shape(k), cx.shape(v));
+    let [batch, heads, tokens, size] = <[Dim; 4]>::try_from(q_shape).map_err(|s| Refusal::new(format!("query of shape {s:?}")))?;
+    let (kv_heads, total) = (&k_shape[1], &k_shape[2]);
+    let scale = match cx.float("scale")? {
+        Some(s) => f64::from(s),
+        None => {
+            let size = size.as_usize().ok_or_else(|| Refusal::new(format!("head size {size} must be known, or scale given")))?;
+            1.0 / (size as f64).sqrt()
+        }
+    };
+    let root = cx.scalar(dtype, scale.sqrt())?;
+    q = cx.add(Binary::Mul, &[q, root])?;
+    k = cx.add(Binary::Mul, &[k, root])?;
+    // Heads of the query that share one of key and value become an axis of their own, which broadcasts.
+    let group = heads
+        .exact_div(kv_heads)
+        .ok_or_else(|| Refusal::new(format!("{heads} heads of the query are not a multiple of {kv_heads} of the key")))?;
+    let grouped = !group.is_one();
+    let key_rank = if grouped { 5 } else { 4 };
+    if grouped {
+        q = cx.add(Reshape { shape: vec![batch.clone(), kv_heads.clone(), group.clone(), tokens.clone(), size] }, &[q])?;
+        for (value, shape) in [(&mut k, &k_shape), (&mut v, &v_shape)] {
+            let mut shape = shape.clone();
+            shape.insert(2, 1.into());
+            *value = cx.add(Reshape { shape }, &[*value])?;
+        }
+    }
+    let mut perm: Vec<usize> = (0..key_rank).collect();
+    perm.swap(key_rank - 2, key_rank - 1);
+    let k = cx.add(Transpose { perm }, &[k])?;
+    let mut scores = cx.add(MatMul {}, &[q, k])?;
+    if grouped {
+        scores = cx.add(Reshape { shape: vec![batch.clone(), heads.clone(), tokens.clone(), total.clone()] }, &[scores])?;
+    }
+    let raw = scores;
+    let softcap = cx.float_or("softcap", 0.0)?;
+    if softcap > 0.0 {
+        let cap = cx.scalar(dtype, f64::from(softcap))?;
+        scores = cx.add(Binary::Div, &[scores, cap])?;
+        scores = cx.add(Unary::Tanh, &[scores])?;
+        scores = cx.add(Binary::Mul, &[scores, cap])?;
+    }
+    let capped = scores;
+    if let Some(bias) = masking(cx, &tokens, &past, total, &batch)?.total(cx, dtype)? {
+        scores = cx.add(Binary::Add, &[scores, bias])?;
+    }
+    let masked = scores;
+    let precision = if cx.int_or("softmax_precision", 0)? == 0 { dtype } else { cx.dtype_attribute("softmax_precision")? };
+    if precision != dtype {
+        scores = cx.add(Cast { to: precision }, &[scores])?;
+        v = cx.add(Cast { to: precision }, &[v])?;
+    }
+    let mut weights = cx.add(Softmax { axis: 3, log: false }, &[scores])?;
+    let shown = match cx.int_or("qk_matmul_output_mode", 0)? {
+        0 => raw,
+        1 => capped,
+        2 => masked,
+        3 if precision != dtype => cx.add(Cast { to: dtype }, &[weights])?,
+        3 => weights,
+        other => return Err(Refusal::attribute("qk_matmul_output_mode", other)),
+    };
+    if grouped {
+        let shape = vec![batch.clone(), kv_heads.clone(), group, tokens.clone(), total.clone()];
+        weights = cx.add(Reshape { shape }, &[weights])?;
+    }
+    let mut y = cx.add(MatMul {}, &[weights, v])?;
+    if precision != dtype {
+        y = cx.add(Cast { to: dtype }, &[y])?;
+    }
+    let v_size = &v_shape[3];
+    if grouped {
+        y = cx.add(Reshape { shape: vec![batch.clone(), heads.clone(), tokens.clone(), v_size.clone()] }, &[y])?;
+    }
+    if rank == 3 {
+        y = cx.add(Transpose { perm: vec![0, 2, 1, 3] }, &[y])?;
+        y = cx.add(Reshape { shape: vec![batch, tokens, heads * v_size.clone()] }, &[y])?;
+    }
+    Ok(vec![y, present_key, present_value, shown])
+}
+
+/// RotaryEmbedding-23: operands (x, cos, sin, position_ids?); x is [batch, heads, tokens, size] or [batch, tokens, heads·size].
+fn rotary_embedding(cx: &mut NodeContext<'_>) -> Imported {
+    let input = cx.input(0)?;
+    let input_shape = cx.shape(input);
+    cx.ignore(&["num_heads"]);
+    // The axis of heads, over which the angles broadcast.
+    let (x, heads_axis) = match input_shape.as_slice() {
+        [_, _, _, _] => (input, 1),
+        [batch, tokens, hidden] => {
+            let heads = cx.required_int("num_heads")?;
+            let size = (heads > 0)
+                .then(|| hidden.exact_div(&heads.into()))
+                .flatten()
+                .ok_or_else(|| Refusal::new(format!("a hidden size of {hidden} in {heads} heads")))?;
+            (cx.add(Reshape { shape: vec![batch.clone(), tokens.clone(), heads.into(), size] }, &[input])?, 2)
+        }
+        other => return Err(Refusal::new(format!("the input has {} axes; 3 or 4 are expected", other.len()))),
+    };
+    let shape = cx.shape(x);
+    let size = shape[3].as_usize().ok_or_else(|| Refusal::new(format!("head size {} must be known when compiling", shape[3])))?;
+    let rotated = match cx.int_or("rotary_embedding_dim", 0)? {
+        0 => size,
+        n => usize::try_from(n).ok().filter(|&n| n <= size).ok_or_else(|| Refusal::attribute("rotary_embedding_dim", n))?,
+    };
+    if rotated % 2 != 0 {
+        return Err(Refusal::new(format!("{rotated} rotated elements; an even number is expected")));
+    }
+    let half = rotated / 2;
+    let mut angles = [cx.input(1)?, cx.input(2)?];
+    for angle in &mut angles {
+        if let Some(positions) = cx.optional(3) {
+            *angle = cx.add(Gather { axis: 0 }, &[*angle, positions])?;
+        }
+        let mut shape = cx.shape(*angle);
+        if shape.len() != 3 {
+            return Err(Refusal::new(format!("cosines or sines of shape {shape:?}; [batch, tokens, {half}] is expected")));
+        }
+        shape.insert(heads_axis, 1.into());
+        *angle = cx.add(Reshape { shape }, &[*angle])?;
+    }
+    let [cos, sin] = angles;
+    let part = |start: usize, len: usize| Slice { axes: vec![SliceAxis { axis: 3, start: start.into(), len: len.into(), step: 1 }] };
+    let turned = if rotated == size { x } else { cx.add(part(0, rotated), &[x])? };
+    let turned_shape = cx.shape(turned);
+    let interleaved = cx.int_or("interleaved", 0)? != 0;
+    let mut pairs = shape[..3].to_vec();
+    pairs.extend([half.into(), 2.into()]);
+    let mut halves = shape[..3].to_vec();
+    halves.push(half.into());
+    let (x1, x2) = if interleaved {
+        let split = cx.add(Reshape { shape: pairs }, &[turned])?;
+        let parts = cx.add_all(Split { axis: 4, sizes: vec![1.into(), 1.into()] }, &[Some(split)])?;
+        let flat = |cx: &mut NodeContext<'_>, v| cx.add(Reshape { shape: halves.clone() }, &[v]);
+        (flat(cx, parts[0])?, flat(cx, parts[1])?)
+    } else {
+        let parts = cx.add_all(Split { axis: 3, sizes: vec![half.into(), half.into()] }, &[Some(turned)])?;
+        (parts[0], parts[1])
+    };
+    let mut combine = |a, x, op, b, y| -> Result<ValueRef, Refusal> {
+        let left = cx.add(Binary::Mul, &[a, x])?;
+        let right = cx.add(Binary::Mul, &[b, y])?;
+        cx.add(op, &[left, right])
+    };
+    let real = combine(cos, x1, Binary::Sub, sin, x2)?;
+    let imaginary = combine(sin, x1, Binary::Add, cos, x2)?;
+    let mut y = if interleaved {
+        let mut column = halves;
+        column.push(1.into());
+        let real = cx.add(Reshape { shape: column.clone() }, &[real])?;
+        let imaginary = cx.add(Reshape { shape: column }, &[imaginary])?;
+        let joined = cx.add(Concat { axis: 4 }, &[real, imaginary])?;
+        cx.add(Reshape { shape: turned_shape }, &[joined])?
+    } else {
+        cx.add(Concat { axis: 3 }, &[real, imaginary])?
+    };
+    if rotated != size {
+        let rest = cx.add(part(rotated, size - rotated), &[x])?;
+        y = cx.add(Concat { axis: 3 }, &[y, rest])?;
+    }
+    if heads_axis == 2 {
+        y = cx.add(Reshape { shape: input_shape }, &[y])?;
+    }
+    Ok(vec![y])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use crate::onnx::build::node;
+    use sliderun::dtype::DType::*;
+
+    #[test]
+    fn extents_of_attention() {
+        let op = || node("Attention", &[], &[]);
+        let types = |op, given: &[Given<'_>], outputs| {
+            let graph = import_node(23, op, given, outputs).unwrap();
+            graph.outputs.iter().map(|o| graph.ty(o.value).to_string()).collect::<Vec<_>>()
+        };
+        let heads = op().attr("q_num_heads", 4).attr("kv_num_heads", 2).attr("is_causal", 1);
+        let (q, kv) = (Input(F32, &["b", "s", "32"]), Input(F32, &["b", "t", "16"]));
+        assert_eq!(types(heads, &[q.clone(), kv.clone(), kv.clone()], 1), ["f32[b, s, 32]"]);
+        let q = Input(F16, &["b", "3", "s", "8"]);
+        let past = Input(F16, &["b", "3", "p", "8"]);
+        let with_past = [q.clone(), q.clone(), q, Absent, past.clone(), past];
+        let present = "f16[b, 3, p+s, 8]";
+        assert_eq!(types(op(), &with_past, 4), ["f16[b, 3, s, 8]", present, present, "f16[b, 3, s, p+s]"]);
+        refused(23, op().attr("q_num_heads", 3).attr("kv_num_heads", 2), &[kv.clone(), kv.clone(), kv], "16 in 3 heads");
+    }
+
+    #[test]
+    fn rotation_keeps_the_extents() {
+        let op = || node("RotaryEmbedding", &[], &[]);
+        let table = || Input(F32, &["64", "2"]);
+        let given = [Input(F32, &["b", "3", "s", "8"]), table(), table(), Input(I64, &["b", "s"])];
+        for interleaved in [0, 1] {
+            let op = op().attr("rotary_embedding_dim", 4).attr("interleaved", interleaved);
+            let graph = import_node(23, op, &given, 1).unwrap();
+            assert_eq!(graph.ty(graph.outputs[0].value).to_string(), "f32[b, 3, s, 8]");
+        }
+    }
+}
