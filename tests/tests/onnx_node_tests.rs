@@ -15,8 +15,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost::Message;
-use slidec::import::{ImportOptions, import};
-use slidec::ir::{Constant, Graph};
+use slidec::import::{ImportErrors, ImportOptions, Problem, import};
+use slidec::ir::{Constant, Graph, ValueRef};
 use slidec::onnx::OnnxModel;
 use slidec::onnx::proto::TensorProto;
 use sliderun::cpu::{self, EvalError, KernelError};
@@ -105,7 +105,9 @@ fn node_tests_match_the_list() {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(' '))
-        .map(|(name, rest)| (name.to_owned(), Outcome::parse(rest).unwrap_or_else(|| panic!("the list's line of {name}: {rest}"))))
+        .map(|(name, rest)| {
+            (name.to_owned(), Outcome::parse(rest).unwrap_or_else(|| panic!("the list's line of {name}: {rest}")))
+        })
         .collect();
 
     let only = std::env::var("SLIDEC_ONLY").unwrap_or_default();
@@ -205,6 +207,33 @@ fn run_case(folder: &Path) -> Outcome {
     }
 }
 
+/// The graph inputs that the problems say must be known.
+fn must_be_known(error: &ImportErrors) -> Vec<String> {
+    let named = |reason: &str| {
+        let (before, _) = reason.split_once("' is a graph input; its value must be known")?;
+        Some(before.rsplit_once('\'')?.1.to_owned())
+    };
+    error.0.iter().filter_map(|p| named(reason(p))).collect()
+}
+
+fn reason(problem: &Problem) -> &str {
+    match problem {
+        Problem::Node(node) => &node.reason,
+        Problem::Model { reason, .. } => reason,
+    }
+}
+
+/// The first problem, and how many more there are.
+fn one_line(error: &ImportErrors) -> String {
+    let subject = match &error.0[0] {
+        Problem::Node(node) if node.domain.is_empty() => node.op.clone(),
+        Problem::Node(node) => format!("{}.{}", node.domain, node.op),
+        Problem::Model { subject, .. } => subject.clone(),
+    };
+    let more = if error.0.len() > 1 { format!(" (and {} more)", error.0.len() - 1) } else { String::new() };
+    format!("{subject}: {}{more}", reason(&error.0[0]).replace('\n', " "))
+}
+
 fn input_index(model: &OnnxModel, name: &str) -> usize {
     model.graph().input.iter().position(|i| i.name() == name).expect("only graph inputs can be frozen")
 }
@@ -244,27 +273,26 @@ fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap
                 symbols.insert(symbol.to_owned(), extent as i64);
             }
         }
-        values.insert((node, 0), tensor.clone());
+        values.insert(ValueRef { node, slot: 0 }, tensor.clone());
     }
     for node in graph.node_ids() {
         if let Some(constant) = graph.node(node).constant() {
-            values.insert((node, 0), constant.to_tensor());
+            values.insert(ValueRef { node, slot: 0 }, constant.to_tensor());
         }
     }
     for node in graph.schedule() {
         let mut op = graph.node(node).op().expect("schedules hold operators").clone();
         op.map_dims(&mut |d| d.eval(&symbols).expect("inputs bind every symbol").into());
-        let operands: Vec<Option<TensorView<'_>>> =
-            graph.operands(node).iter().map(|v| v.map(|v| values[&(v.node, v.slot)].view())).collect();
+        let operands: Vec<Option<TensorView<'_>>> = graph.operands(node).iter().map(|v| v.map(|v| values[&v].view())).collect();
         let results = cpu::eval(&op, &operands).map_err(|e| match e {
             EvalError::Kernel(KernelError::UnsupportedType(..)) => Outcome::Refused(e.to_string()),
             e => Outcome::Wrong(format!("{}: {e}", op.name())),
         })?;
         for (slot, tensor) in results.into_iter().enumerate() {
-            values.insert((node, slot), tensor);
+            values.insert(ValueRef { node, slot }, tensor);
         }
     }
-    Ok(graph.outputs.iter().map(|o| (o.name.clone(), values[&(o.value.node, o.value.slot)].clone())).collect())
+    Ok(graph.outputs.iter().map(|o| (o.name.clone(), values[&o.value].clone())).collect())
 }
 
 /// Equal types and shapes, integers equal, floats within ONNX's tolerances.
@@ -275,7 +303,9 @@ fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
     if !actual.dtype().is_float() {
         return match actual.bytes() == expected.bytes() {
             true => Ok(()),
-            false => Err(format!("other integers of {actual:?}: {:?} instead of {:?}", head(actual.bytes()), head(expected.bytes()))),
+            false => {
+                Err(format!("other integers of {actual:?}: {:?} instead of {:?}", head(actual.bytes()), head(expected.bytes())))
+            }
         };
     }
     let (a, e) = (floats(actual), floats(expected));

@@ -125,7 +125,8 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
 
     let dtype = cx.dtype(q);
     let (q_shape, k_shape, v_shape) = (cx.shape(q), cx.shape(k), cx.shape(v));
-    let [batch, heads, tokens, size] = <[Dim; 4]>::try_from(q_shape).map_err(|s| Refusal::new(format!("query of shape {s:?}")))?;
+    let [batch, heads, tokens, size] =
+        <[Dim; 4]>::try_from(q_shape).map_err(|s| Refusal::new(format!("query of shape {s:?}")))?;
     let (kv_heads, total) = (&k_shape[1], &k_shape[2]);
     let scale = match cx.float("scale")? {
         Some(s) => f64::from(s),
@@ -245,7 +246,8 @@ fn rotary_embedding(cx: &mut NodeContext<'_>) -> Imported {
         *angle = cx.add(Reshape { shape }, &[*angle])?;
     }
     let [cos, sin] = angles;
-    let part = |start: usize, len: usize| Slice { axes: vec![SliceAxis { axis: 3, start: start.into(), len: len.into(), step: 1 }] };
+    let part =
+        |start: usize, len: usize| Slice { axes: vec![SliceAxis { axis: 3, start: start.into(), len: len.into(), step: 1 }] };
     let turned = if rotated == size { x } else { cx.add(part(0, rotated), &[x])? };
     let turned_shape = cx.shape(turned);
     let interleaved = cx.int_or("interleaved", 0)? != 0;
@@ -304,13 +306,13 @@ mod tests {
         };
         let heads = op().attr("q_num_heads", 4).attr("kv_num_heads", 2).attr("is_causal", 1);
         let (q, kv) = (Input(F32, &["b", "s", "32"]), Input(F32, &["b", "t", "16"]));
-        assert_eq!(types(heads, &[q.clone(), kv.clone(), kv.clone()], 1), ["f32[b, s, 32]"]);
+        assert_eq!(types(heads, &[q, kv, kv], 1), ["f32[b, s, 32]"]);
         let q = Input(F16, &["b", "3", "s", "8"]);
         let past = Input(F16, &["b", "3", "p", "8"]);
-        let with_past = [q.clone(), q.clone(), q, Absent, past.clone(), past];
+        let with_past = [q, q, q, Absent, past, past];
         let present = "f16[b, 3, p+s, 8]";
         assert_eq!(types(op(), &with_past, 4), ["f16[b, 3, s, 8]", present, present, "f16[b, 3, s, p+s]"]);
-        refused(23, op().attr("q_num_heads", 3).attr("kv_num_heads", 2), &[kv.clone(), kv.clone(), kv], "16 in 3 heads");
+        refused(23, op().attr("q_num_heads", 3).attr("kv_num_heads", 2), &[kv, kv, kv], "16 in 3 heads");
     }
 
     #[test]

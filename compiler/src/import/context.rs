@@ -2,16 +2,15 @@
 
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
-use sliderun::op::elementwise::Cast;
 use sliderun::op::{Op, TensorType};
-use sliderun::tensor::Tensor;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use super::Imported;
 use super::error::Refusal;
+use super::operands::constant_from_f64;
 use super::shape_values::Known;
 use super::translate::{Building, Frame};
-use super::{Imported, fold};
 use crate::ir::{Constant, ValueRef};
 use crate::onnx::OnnxModel;
 use crate::onnx::proto::{GraphProto, NodeProto};
@@ -165,15 +164,8 @@ impl NodeContext<'_> {
     /// # Errors
     /// A type that numbers cannot be converted to.
     pub fn scalar(&mut self, dtype: DType, value: f64) -> Result<ValueRef, Refusal> {
-        let op = Op::from(Cast { to: dtype });
-        let scalar = Tensor::scalar(value);
-        let converted = match dtype {
-            DType::F64 => scalar,
-            _ => fold::evaluate(&op, &[Some(scalar.view())])
-                .and_then(|mut out| out.pop())
-                .ok_or_else(|| Refusal::new(format!("a constant of type {dtype} is not supported")))?,
-        };
-        Ok(self.add_constant(Constant::from_tensor(&converted)))
+        let constant = constant_from_f64(dtype, &[], &[value])?;
+        Ok(self.add_constant(constant))
     }
 
     /// Imports a subgraph that runs unconditionally, with the names of the graphs around it in scope; gives its outputs.

@@ -133,15 +133,11 @@ fn parametric(cx: &mut NodeContext<'_>) -> Imported {
             other => return Err(Refusal::attribute("approximate", other)),
         },
         "HardSigmoid" => Unary::HardSigmoid { alpha: cx.float_or("alpha", 0.2)?, beta: cx.float_or("beta", 0.5)? },
-        "IsInf" => Unary::IsInf {
-            negative: cx.int_or("detect_negative", 1)? != 0,
-            positive: cx.int_or("detect_positive", 1)? != 0,
-        },
+        "IsInf" => {
+            Unary::IsInf { negative: cx.int_or("detect_negative", 1)? != 0, positive: cx.int_or("detect_positive", 1)? != 0 }
+        }
         "LeakyRelu" => Unary::LeakyRelu { alpha: cx.float_or("alpha", 0.01)? },
-        "Selu" => Unary::Selu {
-            alpha: cx.float_or("alpha", 1.673_263_2)?,
-            gamma: cx.float_or("gamma", 1.050_701)?,
-        },
+        "Selu" => Unary::Selu { alpha: cx.float_or("alpha", 1.673_263_2)?, gamma: cx.float_or("gamma", 1.050_701)? },
         "Shrink" => Unary::Shrink { bias: cx.float_or("bias", 0.0)?, lambda: cx.float_or("lambd", 0.5)? },
         "Swish" => Unary::Swish { alpha: cx.float_or("alpha", 1.0)? },
         "ThresholdedRelu" => Unary::ThresholdedRelu { alpha: cx.float_or("alpha", 1.0)? },
@@ -298,7 +294,12 @@ mod tests {
         check(9, op("LeakyRelu"), &[X], &["Unary(LeakyRelu { alpha: 0.01 }) -> f32[n, 3]"]);
         check(9, op("Elu").attr("alpha", 2f32), &[X], &["Unary(Elu { alpha: 2.0 }) -> f32[n, 3]"]);
         check(20, op("Gelu").attr("approximate", "tanh"), &[X], &["Unary(GeluTanh) -> f32[n, 3]"]);
-        check(10, op("IsInf").attr("detect_negative", 0), &[X], &["Unary(IsInf { negative: false, positive: true }) -> bool[n, 3]"]);
+        check(
+            10,
+            op("IsInf").attr("detect_negative", 0),
+            &[X],
+            &["Unary(IsInf { negative: false, positive: true }) -> bool[n, 3]"],
+        );
         refused(20, op("Gelu").attr("approximate", "sin"), &[X], "attribute approximate = sin is not supported");
     }
 

@@ -180,14 +180,14 @@ mod tests {
     #[test]
     fn products() {
         let (a, b) = (Input(F32, &["n", "3", "4"]), Input(F32, &["4", "5"]));
-        check(13, node("MatMul", &[], &[]), &[a.clone(), b.clone()], &["MatMul(MatMul) -> f32[n, 3, 5]"]);
+        check(13, node("MatMul", &[], &[]), &[a, b], &["MatMul(MatMul) -> f32[n, 3, 5]"]);
         let gemm = "Gemm(Gemm { alpha: 1.0, beta: 0.5, trans_a: false, trans_b: true }) -> f32[2, 5]";
         let op = node("Gemm", &[], &[]).attr("transB", 1).attr("beta", 0.5f32);
         check(13, op, &[Input(F32, &["2", "4"]), Input(F32, &["5", "4"])], &[gemm]);
         let fused = node("FusedMatMul", &[], &[]).domain("com.microsoft").attr("alpha", 0.5f32).attr("transB", 1);
         let transpose = "Transpose(Transpose { perm: [1, 0] }) -> f32[4, 5]";
         let product = ["MatMul(MatMul) -> f32[n, 3, 5]", "Binary(Mul) -> f32[n, 3, 5]"];
-        check(13, fused, &[a.clone(), Input(F32, &["5", "4"])], &[transpose, product[0], product[1]]);
+        check(13, fused, &[a, Input(F32, &["5", "4"])], &[transpose, product[0], product[1]]);
         let einsum = "Einsum(Einsum { equation: \"aij,jk->aik\" }) -> f32[n, 3, 5]";
         check(12, node("Einsum", &[], &[]).attr("equation", "...ij,jk->...ik"), &[a, b], &[einsum]);
         let integers = [Input(U8, &["2", "3"]), Input(I8, &["3", "4"])];

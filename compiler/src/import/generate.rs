@@ -2,7 +2,7 @@
 
 use sliderun::dim::{Dim, DimOp};
 use sliderun::dtype::DType;
-use sliderun::op::generate::{Extents, EyeLike, Range};
+use sliderun::op::generate::{EyeLike, Range};
 use sliderun::op::layout::Expand;
 use sliderun::tensor::Tensor;
 
@@ -12,14 +12,11 @@ use crate::ir::Constant;
 
 pub(super) const IMPORTERS: &[Importer] = &[
     onnx("BlackmanWindow", window),
-    onnx("Constant", constant),
     onnx("ConstantOfShape", constant_of_shape),
     onnx("EyeLike", eye_like),
     onnx("HammingWindow", window),
     onnx("HannWindow", window),
     onnx("Range", range),
-    onnx("Shape", shape),
-    onnx("Size", size),
     onnx("Bernoulli", random),
     onnx("Multinomial", random),
     onnx("RandomNormal", random),
@@ -32,44 +29,6 @@ fn random(_: &mut NodeContext<'_>) -> Imported {
     Err(Refusal::new("random results are not reproducible; export the model for inference, or make the values an input"))
 }
 
-fn constant(cx: &mut NodeContext<'_>) -> Imported {
-    let ints = |values: &[i64], shape: &[usize]| Tensor::from_slice(shape, values);
-    let floats = |values: &[f32], shape: &[usize]| Tensor::from_slice(shape, values);
-    let tensor = if let Some(c) = cx.tensor("value")? {
-        return Ok(vec![cx.constant(c)]);
-    } else if let Some(v) = cx.int("value_int")? {
-        ints(&[v], &[])
-    } else if let Some(v) = cx.float("value_float")? {
-        floats(&[v], &[])
-    } else if let Some(v) = cx.ints("value_ints")? {
-        ints(&v, &[v.len()])
-    } else if let Some(v) = cx.floats("value_floats")? {
-        floats(&v, &[v.len()])
-    } else {
-        return Err(Refusal::new("string and sparse constants are not supported"));
-    };
-    let tensor = tensor.map_err(|e| Refusal::new(e.to_string()))?;
-    Ok(vec![cx.constant(Constant::from_tensor(&tensor))])
-}
-
-/// Extents from `start` to `end` (opset 15), negative ones from the back, clamped.
-fn shape(cx: &mut NodeContext<'_>) -> Imported {
-    let x = cx.input(0)?;
-    let shape = cx.shape(x);
-    let rank = shape.len() as i64;
-    let bound = |v: i64| if v < 0 { v + rank } else { v }.clamp(0, rank) as usize;
-    let start = bound(cx.int_or("start", 0)?);
-    let end = bound(cx.int_or("end", rank)?);
-    let values = if start < end { shape[start..end].to_vec() } else { Vec::new() };
-    Ok(vec![cx.add(Extents { shape: vec![values.len()], values, dtype: DType::I64 }, &[])?])
-}
-
-fn size(cx: &mut NodeContext<'_>) -> Imported {
-    let x = cx.input(0)?;
-    let values = vec![Dim::product(&cx.shape(x))];
-    Ok(vec![cx.add(Extents { values, shape: Vec::new(), dtype: DType::I64 }, &[])?])
-}
-
 fn constant_of_shape(cx: &mut NodeContext<'_>) -> Imported {
     let shape = cx.known_dims_input(0)?;
     let value = match cx.tensor("value")? {
@@ -77,7 +36,7 @@ fn constant_of_shape(cx: &mut NodeContext<'_>) -> Imported {
         Some(c) => return Err(Refusal::new(format!("value has shape {:?}; one element is expected", c.shape))),
         None => Constant::from_tensor(&Tensor::scalar(0f32)),
     };
-    let value = cx.constant(value);
+    let value = cx.add_constant(value);
     Ok(vec![cx.add(Expand { shape }, &[value])?])
 }
 
@@ -94,7 +53,7 @@ fn range(cx: &mut NodeContext<'_>) -> Imported {
         }
         let values: Vec<f64> = (0..len as usize).map(|i| start + i as f64 * delta).collect();
         let value = operands::constant_from_f64(dtype, &[values.len()], &values)?;
-        return Ok(vec![cx.constant(value)]);
+        return Ok(vec![cx.add_constant(value)]);
     }
     let (start, limit) = (cx.known_dim(0)?, cx.known_dim(1)?);
     let delta = cx.known_int(2)?;
@@ -120,7 +79,10 @@ fn eye_like(cx: &mut NodeContext<'_>) -> Imported {
 /// Cosine windows of a known size: `a0 − a1·cos(2πi/n) + a2·cos(4πi/n)`, n the size, or one less when symmetric.
 fn window(cx: &mut NodeContext<'_>) -> Imported {
     let size = cx.known_int(0)?;
-    let size = usize::try_from(size).ok().filter(|&s| s <= 1 << 24).ok_or_else(|| Refusal::new(format!("a window of {size} elements")))?;
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|&s| s <= 1 << 24)
+        .ok_or_else(|| Refusal::new(format!("a window of {size} elements")))?;
     let dtype = cx.dtype_attribute_opt("output_datatype")?.unwrap_or(DType::F32);
     let periodic = cx.int_or("periodic", 1)? != 0;
     let [a0, a1, a2] = match cx.op_type() {
@@ -136,7 +98,7 @@ fn window(cx: &mut NodeContext<'_>) -> Imported {
         })
         .collect();
     let value = operands::constant_from_f64(dtype, &[size], &values)?;
-    Ok(vec![cx.constant(value)])
+    Ok(vec![cx.add_constant(value)])
 }
 
 #[cfg(test)]
@@ -147,14 +109,6 @@ mod tests {
     use sliderun::tensor::Tensor;
 
     const X: Given<'_> = Input(F32, &["n", "6"]);
-
-    #[test]
-    fn extents() {
-        let shape = |values: &str, n| format!("Extents(Extents {{ values: [{values}], shape: [{n}], dtype: I64 }}) -> i64[{n}]");
-        check(13, node("Shape", &[], &[]), &[X], &[&shape("n, 6", 2)]);
-        check(15, node("Shape", &[], &[]).attr("end", -1), &[X], &[&shape("n", 1)]);
-        check(13, node("Size", &[], &[]), &[X], &["Extents(Extents { values: [6*n], shape: [], dtype: I64 }) -> i64[]"]);
-    }
 
     #[test]
     fn by_extents() {

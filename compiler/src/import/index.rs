@@ -4,9 +4,11 @@
 use sliderun::dim::Dim;
 use sliderun::op::index::{Gather, GatherElements, GatherNd, OneHot, Scatter, ScatterElements, ScatterNd};
 use sliderun::op::layout::Reshape;
+use sliderun::tensor::Tensor;
 
 use super::operands;
 use super::{Imported, Importer, NodeContext, Refusal, onnx};
+use crate::ir::Constant;
 
 pub(super) const IMPORTERS: &[Importer] = &[
     onnx("Compress", compress),
@@ -73,7 +75,7 @@ fn scatter_nd(cx: &mut NodeContext<'_>) -> Imported {
 
 fn one_hot(cx: &mut NodeContext<'_>) -> Imported {
     let (indices, values) = (cx.input(0)?, cx.input(2)?);
-    let depth = cx.known_int_like(1)?;
+    let depth = cx.known_number(1)?;
     let axis = cx.axis_or("axis", -1, cx.rank(indices) + 1)?;
     Ok(vec![cx.add(OneHot { axis, depth: Dim::from(depth) }, &[indices, values])?])
 }
@@ -91,7 +93,8 @@ fn compress(cx: &mut NodeContext<'_>) -> Imported {
         }
     };
     let positions: Vec<i64> = (0..).zip(&condition).filter(|(_, keep)| **keep).map(|(i, _)| i).collect();
-    let indices = cx.int_vector(&positions);
+    let indices = Tensor::from_slice(&[positions.len()], &positions).map_err(|e| Refusal::new(e.to_string()))?;
+    let indices = cx.add_constant(Constant::from_tensor(&indices));
     Ok(vec![cx.add(Gather { axis }, &[data, indices])?])
 }
 
@@ -105,12 +108,17 @@ mod tests {
     fn positions() {
         let data = Input(F32, &["n", "4"]);
         let op = |name| node(name, &[], &[]);
-        check(13, op("Gather").attr("axis", -1), &[data.clone(), Input(I64, &["2", "s"])], &["Gather(Gather { axis: 1 }) -> f32[n, 2, s]"]);
+        check(
+            13,
+            op("Gather").attr("axis", -1),
+            &[data, Input(I64, &["2", "s"])],
+            &["Gather(Gather { axis: 1 }) -> f32[n, 2, s]"],
+        );
         let elements = "GatherElements(GatherElements { axis: 0 }) -> f32[2, 4]";
-        check(13, op("GatherElements"), &[data.clone(), Input(I64, &["2", "4"])], &[elements]);
-        check(13, op("GatherND"), &[data.clone(), Input(I64, &["3", "2"])], &["GatherNd(GatherNd { batch_dims: 0 }) -> f32[3]"]);
+        check(13, op("GatherElements"), &[data, Input(I64, &["2", "4"])], &[elements]);
+        check(13, op("GatherND"), &[data, Input(I64, &["3", "2"])], &["GatherNd(GatherNd { batch_dims: 0 }) -> f32[3]"]);
         let scatter = "ScatterElements(ScatterElements { axis: 1, reduction: Add }) -> f32[n, 4]";
-        let update = [data.clone(), Input(I64, &["1", "4"]), Input(F32, &["1", "4"])];
+        let update = [data, Input(I64, &["1", "4"]), Input(F32, &["1", "4"])];
         check(16, op("ScatterElements").attr("axis", 1).attr("reduction", "add"), &update, &[scatter]);
         let scatter = "ScatterNd(ScatterNd { reduction: Replace }) -> f32[n, 4]";
         check(13, op("ScatterND"), &[data, Input(I64, &["1", "1"]), Input(F32, &["1", "4"])], &[scatter]);

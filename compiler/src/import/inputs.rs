@@ -7,12 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::Problem;
 use super::options::{ImportOptions, LARGEST};
-use crate::ir::Graph;
+use crate::ir::{Constant, Graph};
 use crate::onnx::proto::{DimensionValue, GraphProto, TypeProto, TypeValue, ValueInfoProto};
 use crate::onnx::{OnnxModel, data_type_name, dtype_of};
 
-/// A typed input, or the reason why it cannot be one.
-pub(super) type Input = (String, Result<TensorType, String>);
+/// What a graph input becomes.
+pub(super) enum Input {
+    Typed(TensorType),
+    /// Its value is given in the options.
+    Frozen(Constant),
+    /// Why it cannot be one.
+    Unsupported(String),
+}
 
 /// The types of the graph's inputs (initializers that are listed as inputs, as up to IR version 3, are none), after the options; their
 /// symbols are added to `graph`.
@@ -21,12 +27,39 @@ pub(super) fn input_types(
     options: &ImportOptions,
     graph: &mut Graph,
     problems: &mut Vec<Problem>,
-) -> Vec<Input> {
+) -> Vec<(String, Input)> {
     let proto = model.graph();
-    let mut symbols = Symbols::new(proto, options);
     let initializers: BTreeSet<&str> = proto.initializer.iter().map(|t| t.name()).collect();
-    let inputs =
-        proto.input.iter().filter(|i| !initializers.contains(i.name())).map(|i| (i.name().to_owned(), symbols.ty(i))).collect();
+    let given = || proto.input.iter().filter(|i| !initializers.contains(i.name()));
+    for name in options.freeze.keys().filter(|name| !given().any(|i| i.name() == *name)) {
+        problems.push(Problem::Model {
+            subject: format!("frozen input '{name}'"),
+            reason: match initializers.contains(name.as_str()) {
+                true => "it is an initializer, which is constant already".into(),
+                false => format!(
+                    "the model has no input of this name; it has {}",
+                    given().map(|i| i.name()).collect::<Vec<_>>().join(", ")
+                ),
+            },
+        });
+    }
+    let mut symbols = Symbols::new(proto, options);
+    for info in given() {
+        if let Some(constant) = options.freeze.get(info.name())
+            && let Err(reason) = symbols.fix(info, constant)
+        {
+            problems.push(Problem::Model { subject: format!("frozen input '{}'", info.name()), reason });
+        }
+    }
+    let inputs = given()
+        .map(|info| {
+            let input = match options.freeze.get(info.name()) {
+                Some(constant) => Input::Frozen(constant.clone()),
+                None => symbols.ty(info).map_or_else(Input::Unsupported, Input::Typed),
+            };
+            (info.name().to_owned(), input)
+        })
+        .collect();
     for name in options.symbols.keys().filter(|name| !symbols.used_options.contains(*name)) {
         let known: Vec<&str> = symbols.ranges.keys().map(String::as_str).collect();
         let known =
@@ -84,6 +117,29 @@ impl<'a> Symbols<'a> {
         self.by_param.insert(key.to_owned(), symbol.clone());
         self.ranges.insert(symbol.clone(), range);
         symbol
+    }
+
+    /// Checks a frozen input's value against its type, and fixes the symbols of its extents.
+    fn fix(&mut self, info: &ValueInfoProto, constant: &Constant) -> Result<(), String> {
+        let ty = self.ty(info)?;
+        let fits = ty.dtype == constant.dtype && ty.rank() == constant.shape.len();
+        let mut mismatch = !fits;
+        for (dim, &extent) in ty.shape.iter().zip(&constant.shape) {
+            let extent = i64::try_from(extent).map_err(|e| e.to_string())?;
+            match (dim.as_const(), dim.as_symbol()) {
+                (Some(n), _) => mismatch |= n != extent,
+                (None, Some(symbol)) => {
+                    let range = self.ranges.entry(symbol.to_owned()).or_insert((extent, extent));
+                    mismatch |= !(range.0..=range.1).contains(&extent);
+                    *range = (extent, extent);
+                }
+                (None, None) => return Err(format!("its extent {dim} is an expression; fix its symbols with --shape")),
+            }
+        }
+        match mismatch {
+            true => Err(format!("the value given is {}, the model says {ty}", constant.ty())),
+            false => Ok(()),
+        }
     }
 
     fn dim(&mut self, key: &str, wanted: &str) -> Dim {

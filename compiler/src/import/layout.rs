@@ -45,11 +45,16 @@ fn reshape(cx: &mut NodeContext<'_>) -> Imported {
         match d.as_const() {
             Some(0) if copy_zero => {
                 *d = input.get(i).cloned().ok_or_else(|| {
-                    Refusal::new(format!("shape[{i}] is 0, which copies the input's axis {i}, but the input has {} axes", input.len()))
+                    Refusal::new(format!(
+                        "shape[{i}] is 0, which copies the input's axis {i}, but the input has {} axes",
+                        input.len()
+                    ))
                 })?;
             }
             Some(-1) if rest.is_none() => rest = Some(i),
-            Some(v) if v < 0 => return Err(Refusal::new(format!("shape[{i}] is {v}; at most one -1 is allowed and nothing below"))),
+            Some(v) if v < 0 => {
+                return Err(Refusal::new(format!("shape[{i}] is {v}; at most one -1 is allowed and nothing below")));
+            }
             _ => {}
         }
     }
@@ -419,8 +424,8 @@ mod tests {
     fn squeeze_and_unsqueeze() {
         let one = Input(F32, &["1", "3", "1"]);
         let (squeeze, unsqueeze) = (|| node("Squeeze", &[], &[]), || node("Unsqueeze", &[], &[]));
-        check(13, squeeze(), &[one.clone(), Ints(&[-1])], &["Reshape(Reshape { shape: [1, 3] }) -> f32[1, 3]"]);
-        check(11, squeeze().attr("axes", vec![0]), &[one.clone()], &["Reshape(Reshape { shape: [3, 1] }) -> f32[3, 1]"]);
+        check(13, squeeze(), &[one, Ints(&[-1])], &["Reshape(Reshape { shape: [1, 3] }) -> f32[1, 3]"]);
+        check(11, squeeze().attr("axes", vec![0]), &[one], &["Reshape(Reshape { shape: [3, 1] }) -> f32[3, 1]"]);
         check(13, squeeze(), &[one], &["Reshape(Reshape { shape: [3] }) -> f32[3]"]);
         refused(13, squeeze(), &[X], "give the axes");
         refused(13, squeeze(), &[X, Ints(&[1])], "cannot be squeezed");
@@ -432,7 +437,8 @@ mod tests {
     fn slices() {
         let op = || node("Slice", &[], &[]);
         let slice = |axes: &str, ty: &str| format!("Slice(Slice {{ axes: [{axes}] }}) -> f32[{ty}]");
-        let axis = |a, start: &str, len: &str, step| format!("SliceAxis {{ axis: {a}, start: {start}, len: {len}, step: {step} }}");
+        let axis =
+            |a, start: &str, len: &str, step| format!("SliceAxis {{ axis: {a}, start: {start}, len: {len}, step: {step} }}");
         for (starts, ends, axes, steps, cut, ty) in [
             ([1], [3], [1], [1], axis(1, "1", "2", 1), "n, 2, 4"),
             ([-2], [i64::MAX], [1], [1], axis(1, "4", "2", 1), "n, 2, 4"),
@@ -456,7 +462,8 @@ mod tests {
     #[test]
     fn parts() {
         let op = || node("Split", &[], &[]).attr("axis", 1);
-        let expected = |sizes: &str, a, b| format!("Split(Split {{ axis: 1, sizes: [{sizes}] }}) -> f32[n, {a}, 4], f32[n, {b}, 4]");
+        let expected =
+            |sizes: &str, a, b| format!("Split(Split {{ axis: 1, sizes: [{sizes}] }}) -> f32[n, {a}, 4], f32[n, {b}, 4]");
         let parts = |opset, node, given: &[Given<'_>]| ops(&import_node(opset, node, given, 2).unwrap());
         assert_eq!(parts(11, op().attr("split", vec![2, 4]), &[X]), [expected("2, 4", 2, 4)]);
         assert_eq!(parts(13, op(), &[X, Ints(&[2, 4])]), [expected("2, 4", 2, 4)]);

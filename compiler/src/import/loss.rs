@@ -28,7 +28,11 @@ fn loss(cx: &mut NodeContext<'_>, x: ValueRef) -> Result<ValueRef, Refusal> {
     let target = cx.input(1)?;
     let (dtype, shape) = (cx.dtype(x), cx.shape(target));
     if cx.rank(x) != shape.len() + 1 || shape.is_empty() {
-        return Err(Refusal::new(format!("{} axes of targets for {} axes of scores; one less is expected", shape.len(), cx.rank(x))));
+        return Err(Refusal::new(format!(
+            "{} axes of targets for {} axes of scores; one less is expected",
+            shape.len(),
+            cx.rank(x)
+        )));
     }
     let mut class = target;
     let mut ignored = None;

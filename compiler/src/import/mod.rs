@@ -12,17 +12,31 @@
 use crate::ir::{Graph, ValueRef};
 use crate::onnx::OnnxModel;
 
+mod attention;
 mod attributes;
 mod context;
+mod contrib;
 mod control;
+mod conv;
 mod elementwise;
 mod error;
 mod fold;
+mod gemm;
+mod generate;
+mod index;
 mod inline;
 mod inputs;
+mod layout;
+mod loss;
+mod norm;
 mod operands;
 mod options;
+mod quantize;
+mod reduce;
+mod resize;
 mod shape_values;
+#[cfg(test)]
+mod testing;
 mod translate;
 
 pub use context::NodeContext;
@@ -34,7 +48,7 @@ pub use options::{ImportOptions, ShapeOptionError};
 pub type Imported = Result<Vec<ValueRef>, Refusal>;
 
 /// The newest opset that the importers were written against.
-pub const NEWEST_OPSET: i64 = 26;
+pub const NEWEST_OPSET: i64 = 27;
 
 /// How nodes of one operator become IR.
 #[derive(Clone, Copy)]
@@ -69,13 +83,27 @@ const fn onnx(name: &'static str, build: fn(&mut NodeContext<'_>) -> Imported) -
 }
 
 /// An importer for one of ONNX Runtime's contrib operators.
-#[allow(dead_code)]
 const fn microsoft(name: &'static str, build: fn(&mut NodeContext<'_>) -> Imported) -> Importer {
     Importer { domain: "com.microsoft", name, since: 1, until: 1, build }
 }
 
 /// The importers of every family.
-const FAMILIES: &[&[Importer]] = &[control::IMPORTERS, elementwise::IMPORTERS];
+const FAMILIES: &[&[Importer]] = &[
+    attention::IMPORTERS,
+    contrib::IMPORTERS,
+    control::IMPORTERS,
+    conv::IMPORTERS,
+    elementwise::IMPORTERS,
+    gemm::IMPORTERS,
+    generate::IMPORTERS,
+    index::IMPORTERS,
+    layout::IMPORTERS,
+    loss::IMPORTERS,
+    norm::IMPORTERS,
+    quantize::IMPORTERS,
+    reduce::IMPORTERS,
+    resize::IMPORTERS,
+];
 
 /// The importer for an operator, or why there is none.
 fn find_importer(domain: &str, name: &str, version: i64) -> Result<&'static Importer, String> {

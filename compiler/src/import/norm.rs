@@ -235,12 +235,12 @@ mod tests {
     fn layers() {
         let weight = Input(F32, &["5"]);
         let op = "LayerNorm(LayerNorm { axis: 2, epsilon: 1e-5, stats: false }) -> f32[n, 4, 5]";
-        check(17, node("LayerNormalization", &[], &[]), &[X, weight.clone(), weight.clone()], &[op]);
+        check(17, node("LayerNormalization", &[], &[]), &[X, weight, weight], &[op]);
         let op = "RmsNorm(RmsNorm { axis: 2, epsilon: 1e-6 }) -> f32[n, 4, 5]";
-        check(23, node("RMSNormalization", &[], &[]).attr("epsilon", 1e-6f32), &[X, weight.clone()], &[op]);
+        check(23, node("RMSNormalization", &[], &[]).attr("epsilon", 1e-6f32), &[X, weight], &[op]);
         let skip = node("SkipLayerNormalization", &[], &[]).domain("com.microsoft");
         let norm = "LayerNorm(LayerNorm { axis: 2, epsilon: 1e-12, stats: false }) -> f32[n, 4, 5]";
-        check(17, skip, &[X, X, weight.clone(), weight], &["Binary(Add) -> f32[n, 4, 5]", norm]);
+        check(17, skip, &[X, X, weight, weight], &["Binary(Add) -> f32[n, 4, 5]", norm]);
     }
 
     #[test]

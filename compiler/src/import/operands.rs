@@ -1,10 +1,16 @@
 //! Operands that must be known when compiling: axes, shapes, pads … as attributes or as tensors.
 
+use std::collections::BTreeSet;
+
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
+use sliderun::op::elementwise::Cast;
+use sliderun::tensor::Tensor;
 
 use super::context::NodeContext;
 use super::error::Refusal;
+use super::fold;
+use crate::ir::{Constant, NodeId, NodeKind};
 
 /// An axis, counted from the front.
 ///
@@ -24,6 +30,20 @@ pub(super) fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, Refusal> {
     out.sort_unstable();
     out.dedup();
     Ok(out)
+}
+
+/// A constant of another element type, from its elements.
+///
+/// # Errors
+/// A type that numbers cannot be converted to, a shape of another size.
+pub(super) fn constant_from_f64(dtype: DType, shape: &[usize], values: &[f64]) -> Result<Constant, Refusal> {
+    let wide = Tensor::from_slice(shape, values).map_err(|e| Refusal::new(e.to_string()))?;
+    if dtype == DType::F64 {
+        return Ok(Constant::from_tensor(&wide));
+    }
+    fold::evaluate(&Cast { to: dtype }.into(), &[Some(wide.view())])
+        .and_then(|out| out.first().map(Constant::from_tensor))
+        .ok_or_else(|| Refusal::new(format!("a constant of type {dtype} is not supported")))
 }
 
 impl NodeContext<'_> {
@@ -83,14 +103,48 @@ impl NodeContext<'_> {
         self.single(i, self.known_ints(i)?)
     }
 
+    /// The only element of operand `i`, an integer that may be symbolic.
+    ///
+    /// # Errors
+    /// As [`NodeContext::known_dims_input`], and any other number of elements.
+    pub fn known_dim(&self, i: usize) -> Result<Dim, Refusal> {
+        let dims = self.known_dims_input(i)?;
+        <[Dim; 1]>::try_from(dims)
+            .map(|[one]| one)
+            .map_err(|dims| Refusal::new(format!("'{}' has {} elements, one is expected", self.input_name(i), dims.len())))
+    }
+
+    /// The only element of operand `i`, an integer or a float that has an integer's value.
+    ///
+    /// # Errors
+    /// As [`NodeContext::known_int`], and fractions.
+    pub fn known_number(&self, i: usize) -> Result<i64, Refusal> {
+        if !self.dtype(self.input(i)?).is_float() {
+            return self.known_int(i);
+        }
+        let v = self.known_float(i)?;
+        if v.fract() != 0.0 || v.abs() > i64::from(i32::MAX) as f64 {
+            return Err(Refusal::new(format!("'{}' is {v}, an integer is expected", self.input_name(i))));
+        }
+        Ok(v as i64)
+    }
+
+    /// The elements of operand `i`, booleans.
+    ///
+    /// # Errors
+    /// An absent operand, and one whose elements depend on data or on symbols.
+    pub fn known_bools(&self, i: usize) -> Result<Vec<bool>, Refusal> {
+        let value = self.input(i)?;
+        let known = self.known_values(value).and_then(|k| k.ints()).ok_or_else(|| self.unknown(i))?;
+        Ok(known.into_iter().map(|v| v != 0).collect())
+    }
+
     /// The only element of operand `i`, a boolean.
     ///
     /// # Errors
-    /// An absent operand, one whose elements depend on data or on symbols, and any other number of elements.
+    /// As [`NodeContext::known_bools`], and any other number of elements.
     pub fn known_bool(&self, i: usize) -> Result<bool, Refusal> {
-        let value = self.input(i)?;
-        let known = self.known_values(value).and_then(|k| k.ints()).ok_or_else(|| self.unknown(i))?;
-        Ok(self.single(i, known)? != 0)
+        self.single(i, self.known_bools(i)?)
     }
 
     /// The elements of operand `i`, a constant float tensor.
@@ -99,7 +153,7 @@ impl NodeContext<'_> {
     /// An absent operand, and one that is not a constant.
     pub fn known_floats(&self, i: usize) -> Result<Vec<f64>, Refusal> {
         let constant = self.constant(self.input(i)?).ok_or_else(|| self.unknown(i))?;
-        super::fold::floats(constant)
+        fold::floats(constant)
             .ok_or_else(|| Refusal::new(format!("'{}' is {}, floats are expected", self.input_name(i), constant.dtype)))
     }
 
@@ -124,15 +178,28 @@ impl NodeContext<'_> {
         }
     }
 
+    /// Why an operand is not known: the graph inputs that it is computed from, or else its own name.
     fn unknown(&self, i: usize) -> Refusal {
         let name = self.input_name(i);
-        match self.optional(i).map(|v| self.dtype(v)) {
-            Some(dtype) if dtype != DType::Bool && dtype.is_int() => {
-                Refusal::new(format!("its shape depends on the data of '{name}', which is not known when compiling"))
+        let graph = &self.building.graph;
+        let (mut sources, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut stack: Vec<NodeId> = self.optional(i).map(|v| v.node).into_iter().collect();
+        while let Some(id) = stack.pop() {
+            if !seen.insert(id) {
+                continue;
             }
-            _ => Refusal::new(format!(
-                "it depends on the data of '{name}', which is not known when compiling; it must be constant"
-            )),
+            if graph.node(id).kind == NodeKind::Input {
+                sources.insert(graph.node(id).name.clone());
+            }
+            stack.extend(graph.operands(id).into_iter().flatten().map(|v| v.node));
         }
+        let Some(source) = sources.first() else {
+            return Refusal::new(format!("'{name}' is not known when compiling; it must be constant"));
+        };
+        let computed = if source == name { String::new() } else { format!("'{name}' is computed from '{source}', and ") };
+        Refusal::new(format!(
+            "{computed}'{source}' is a graph input; its value must be known when compiling: make it an initializer or use \
+             --freeze {source}=FILE.npy"
+        ))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::ir::Constant;
+
 /// Largest value of a symbol that the user gives no range for.
 pub(super) const LARGEST: i64 = i32::MAX as i64;
 
@@ -11,6 +13,8 @@ pub struct ImportOptions {
     /// Ranges of symbols, bounds included, by the model's name for them (`dim_param`) or, for a dimension without a name, by
     /// `INPUT_dimN`. A range of one value fixes the dimension. Other symbols may be anything from 1 on.
     pub symbols: BTreeMap<String, (i64, i64)>,
+    /// Graph inputs that become constants, by name. A value fixes the dynamic dimensions of its input.
+    pub freeze: BTreeMap<String, Constant>,
 }
 
 /// Shape options that cannot be read.

@@ -8,11 +8,8 @@ use super::operands;
 use super::{Imported, Importer, NodeContext, Refusal, onnx};
 use crate::ir::ValueRef;
 
-pub(super) const IMPORTERS: &[Importer] = &[
-    onnx("DequantizeLinear", dequantize),
-    onnx("DynamicQuantizeLinear", dynamic_quantize),
-    onnx("QuantizeLinear", quantize),
-];
+pub(super) const IMPORTERS: &[Importer] =
+    &[onnx("DequantizeLinear", dequantize), onnx("DynamicQuantizeLinear", dynamic_quantize), onnx("QuantizeLinear", quantize)];
 
 /// The axis and block size; a scale for the whole tensor uses neither, so that the default axis may then be out of range.
 fn granularity(cx: &NodeContext<'_>, x: ValueRef, scale: ValueRef) -> Result<(usize, usize), Refusal> {
@@ -78,9 +75,9 @@ mod tests {
             format!("QuantizeLinear(QuantizeLinear {{ to: {to}, axis: {axis}, block: {block} }}) -> {ty}[n, 6]")
         };
         let op = || node("QuantizeLinear", &[], &[]);
-        check(10, op(), &[x.clone(), one.clone()], &[&quantized("U8", "u8", 1, 0)]);
-        check(13, op(), &[x.clone(), per_axis.clone(), Input(I8, &["6"])], &[&quantized("I8", "i8", 1, 0)]);
-        check(21, op().attr("output_dtype", 3).attr("axis", -1), &[x.clone(), one.clone()], &[&quantized("I8", "i8", 1, 0)]);
+        check(10, op(), &[x, one], &[&quantized("U8", "u8", 1, 0)]);
+        check(13, op(), &[x, per_axis, Input(I8, &["6"])], &[&quantized("I8", "i8", 1, 0)]);
+        check(21, op().attr("output_dtype", 3).attr("axis", -1), &[x, one], &[&quantized("I8", "i8", 1, 0)]);
         let blocks = [x, Input(F32, &["n", "3"])];
         check(21, op().attr("block_size", 2), &blocks, &[&quantized("U8", "u8", 1, 2)]);
         let back = "DequantizeLinear(DequantizeLinear { axis: 0, block: 0 }) -> f32[6]";

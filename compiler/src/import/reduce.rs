@@ -77,15 +77,7 @@ fn cumulative(cx: &mut NodeContext<'_>) -> Imported {
 /// `k` is an attribute before opset 10, an operand from then on. Sorted results serve `sorted = 0` as well.
 fn top_k(cx: &mut NodeContext<'_>) -> Imported {
     let x = cx.input(0)?;
-    let k = if cx.opset() < 10 {
-        cx.required_int("k")?.into()
-    } else {
-        let dims = cx.known_dims_input(1)?;
-        match <[_; 1]>::try_from(dims) {
-            Ok([k]) => k,
-            Err(dims) => return Err(Refusal::new(format!("k has {} elements, one is expected", dims.len()))),
-        }
-    };
+    let k = if cx.opset() < 10 { cx.required_int("k")?.into() } else { cx.known_dim(1)? };
     let op = TopK { k, axis: cx.axis_or("axis", -1, cx.rank(x))?, largest: cx.int_or("largest", 1)? != 0 };
     cx.add_all(op, &[Some(x)])
 }

@@ -67,24 +67,25 @@ fn resize(cx: &mut NodeContext<'_>) -> Imported {
     let shape = cx.shape(x);
     let rank = shape.len();
     let old = cx.opset() < 11;
-    let coordinates = match cx.string_or("coordinate_transformation_mode", if old { "asymmetric" } else { "half_pixel" })?.as_str() {
-        "half_pixel" => Coordinates::HalfPixel,
-        "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
-        "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
-        "align_corners" => Coordinates::AlignCorners,
-        "asymmetric" => Coordinates::Asymmetric,
-        other => return Err(Refusal::attribute("coordinate_transformation_mode", other)),
-    };
+    let coordinates =
+        match cx.string_or("coordinate_transformation_mode", if old { "asymmetric" } else { "half_pixel" })?.as_str() {
+            "half_pixel" => Coordinates::HalfPixel,
+            "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
+            "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+            "align_corners" => Coordinates::AlignCorners,
+            "asymmetric" => Coordinates::Asymmetric,
+            other => return Err(Refusal::attribute("coordinate_transformation_mode", other)),
+        };
     let mut interpolation = match cx.string_or("mode", "nearest")?.as_str() {
-        "nearest" => {
-            Interpolation::Nearest(match cx.string_or("nearest_mode", if old { "floor" } else { "round_prefer_floor" })?.as_str() {
+        "nearest" => Interpolation::Nearest(
+            match cx.string_or("nearest_mode", if old { "floor" } else { "round_prefer_floor" })?.as_str() {
                 "round_prefer_floor" => NearestRounding::RoundPreferFloor,
                 "round_prefer_ceil" => NearestRounding::RoundPreferCeil,
                 "floor" => NearestRounding::Floor,
                 "ceil" => NearestRounding::Ceil,
                 other => return Err(Refusal::attribute("nearest_mode", other)),
-            })
-        }
+            },
+        ),
         "linear" => Interpolation::Linear,
         "cubic" => Interpolation::Cubic {
             a: cx.float_or("cubic_coeff_a", -0.75)?,
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(extents(18, axes, &[X, Absent, Absent, Ints(&[5])]), "f32[1, 2, 5, h]");
         let square = Input(F32, &["1", "1", "4", "4"]);
         let policy = |p| op().attr("axes", vec![2, 3]).attr("keep_aspect_ratio_policy", p);
-        assert_eq!(extents(18, policy("not_larger"), &[square.clone(), Absent, Absent, Ints(&[7, 8])]), "f32[1, 1, 7, 7]");
+        assert_eq!(extents(18, policy("not_larger"), &[square, Absent, Absent, Ints(&[7, 8])]), "f32[1, 1, 7, 7]");
         assert_eq!(extents(18, policy("not_smaller"), &[square, Absent, Absent, Ints(&[7, 8])]), "f32[1, 1, 8, 8]");
         assert_eq!(extents(9, node("Upsample", &[], &[]), &[X, Floats(&[1., 1., 2., 3.])]), "f32[1, 2, 6, 3*h]");
         refused(13, op(), &[X, Absent, Floats(&[1., 1., 1., 0.7])], "not known when compiling");

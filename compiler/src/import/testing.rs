@@ -7,7 +7,7 @@ use crate::ir::Graph;
 use crate::onnx::build::{ModelBuilder, NodeBuilder};
 
 /// An operand of the node under test.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) enum Given<'a> {
     /// A graph input: element type and extents.
     Input(DType, &'a [&'a str]),

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::context::NodeContext;
 use super::error::{ImportErrors, Operand, Problem, Refusal, Unsupported};
+use super::inputs::Input;
 use super::shape_values::{Known, evaluate};
 use super::{ImportOptions, Imported, find_importer, fold, inline, inputs};
 use crate::ir::{Constant, Graph, GraphOutput, ValueRef};
@@ -136,10 +137,11 @@ pub(super) fn translate(model: &OnnxModel, options: &ImportOptions) -> Result<Gr
 
 impl Building {
     fn graph_inputs(&mut self, model: &OnnxModel, options: &ImportOptions) {
-        for (name, ty) in inputs::input_types(model, options, &mut self.graph, &mut self.problems) {
-            let slot = match ty {
-                Ok(ty) => Slot::Value(self.graph.add_input(&name, ty)),
-                Err(reason) => {
+        for (name, input) in inputs::input_types(model, options, &mut self.graph, &mut self.problems) {
+            let slot = match input {
+                Input::Typed(ty) => Slot::Value(self.graph.add_input(&name, ty)),
+                Input::Frozen(constant) => Slot::Value(self.graph.add_constant(&name, constant)),
+                Input::Unsupported(reason) => {
                     self.model_problem(format!("input '{name}'"), reason);
                     Slot::Poisoned
                 }
