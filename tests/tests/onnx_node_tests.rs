@@ -179,12 +179,12 @@ fn run_all(folder: &Path, names: &[String]) -> BTreeMap<String, Outcome> {
 fn run_case(folder: &Path) -> Outcome {
     let model = OnnxModel::open(&folder.join("model.onnx")).unwrap();
     let data = folder.join("test_data_set_0");
-    let mut frozen = BTreeSet::new();
+    let mut frozen: BTreeSet<String> = BTreeSet::new();
     loop {
         let mut options = ImportOptions::default();
         for name in &frozen {
             match operand(&model, &data, "input", input_index(&model, name)) {
-                Ok(constant) => options.freeze.insert(String::clone(name), constant),
+                Ok(constant) => options.freeze.insert(name.clone(), constant),
                 Err(reason) => return Outcome::Refused(reason),
             };
         }
