@@ -6,4 +6,6 @@
 
 pub mod import;
 pub mod ir;
+pub mod lower;
 pub mod onnx;
+pub mod verify;

@@ -1,0 +1,174 @@
+//! Lowering: a graph becomes the steps, values and constants of a plan.
+//!
+//! Steps come in the graph's own deterministic schedule, so that the same graph always gives the same plan. Reshapes and identities
+//! become aliases, not steps; constants keep their storage type, and those that nothing reads stay behind.
+//! What the device cannot do is refused here, every offending node named at once.
+//!
+//! Must not know: ONNX, files, how the graph was optimised.
+
+mod refusal;
+
+use sliderun::op::Op;
+use sliderun::plan::PlanWriter;
+use sliderun::plan::manifest::{Manifest, Output, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
+pub use refusal::{LowerErrors, Refusal};
+
+/// A plan before it is written.
+pub struct Lowered {
+    /// Everything but the blobs' places and digests, which the writer knows.
+    pub manifest: Manifest,
+    /// The constant data; equal constants are stored once.
+    pub writer: PlanWriter<'static>,
+}
+
+/// Lowers a verified graph for the CPU device.
+///
+/// # Errors
+/// Every node that the device cannot run and every extent that no input determines, all at once.
+pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> Result<Lowered, LowerErrors> {
+    let live = live_nodes(graph);
+    let refusals = refusal::refusals(graph, &live);
+    if !refusals.is_empty() {
+        return Err(LowerErrors(refusals));
+    }
+    let mut emitter = Emitter::new(graph);
+    for &input in graph.inputs() {
+        let id = emitter.add_value(ValueRef { node: input, slot: 0 }, Storage::Input);
+        emitter.inputs.push(id);
+    }
+    let schedule: Vec<NodeId> = graph.schedule().into_iter().filter(|n| live.contains(n)).collect();
+    for &node in &schedule {
+        for operand in graph.operands(node).into_iter().flatten() {
+            emitter.place_constant(operand);
+        }
+        emitter.emit(node);
+    }
+    for output in &graph.outputs {
+        emitter.place_constant(output.value);
+        let value = emitter.ids[&output.value];
+        emitter.outputs.push(Output { name: output.name.clone(), value });
+    }
+    Ok(emitter.finish(provenance, verdicts))
+}
+
+/// The nodes that the graph's outputs depend on, and the inputs.
+fn live_nodes(graph: &Graph) -> BTreeSet<NodeId> {
+    let mut live: BTreeSet<NodeId> = graph.inputs().iter().copied().collect();
+    let mut stack: Vec<NodeId> = graph.outputs.iter().map(|o| o.value.node).collect();
+    while let Some(node) = stack.pop() {
+        if live.insert(node) {
+            stack.extend(graph.operands(node).into_iter().flatten().map(|v| v.node));
+        }
+    }
+    live
+}
+
+struct Emitter<'g> {
+    graph: &'g Graph,
+    ids: HashMap<ValueRef, ValueId>,
+    values: Vec<Value>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<Output>,
+    steps: Vec<Step>,
+    step_names: BTreeSet<String>,
+    writer: PlanWriter<'static>,
+}
+
+impl<'g> Emitter<'g> {
+    fn new(graph: &'g Graph) -> Self {
+        Emitter {
+            graph,
+            ids: HashMap::new(),
+            values: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            steps: Vec::new(),
+            step_names: BTreeSet::new(),
+            writer: PlanWriter::new(),
+        }
+    }
+
+    fn add_value(&mut self, value: ValueRef, storage: Storage) -> ValueId {
+        let id = ValueId(u32::try_from(self.values.len()).expect("a graph in memory has fewer than 2^32 values"));
+        let output = self.graph.output(value);
+        self.values.push(Value { name: output.name.clone(), ty: output.ty.clone(), storage, from_model: output.from_model });
+        self.ids.insert(value, id);
+        id
+    }
+
+    /// Gives a constant its value and blob when it is first read; other values are left alone.
+    fn place_constant(&mut self, value: ValueRef) {
+        let Some(constant) = self.graph.constant(value) else { return };
+        if self.ids.contains_key(&value) {
+            return;
+        }
+        let blob = self.writer.add_blob(constant.data.clone());
+        self.add_value(value, Storage::Constant(blob));
+    }
+
+    fn emit(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let NodeKind::Op(op) = &node.kind else { return };
+        let inputs: Vec<Option<ValueId>> = self.graph.operands(id).into_iter().map(|v| v.map(|v| self.ids[&v])).collect();
+        if let (Op::Reshape(_) | Op::Identity(_), [Some(source), ..]) = (op, inputs.as_slice()) {
+            self.add_value(ValueRef { node: id, slot: 0 }, Storage::Alias(self.root(*source)));
+            return;
+        }
+        let outputs =
+            (0..node.outputs.len()).map(|slot| self.add_value(ValueRef { node: id, slot }, Storage::Computed)).collect();
+        let name = self.unique_step_name(&node.name);
+        self.steps.push(Step { name, op: op.clone(), inputs, outputs, origin: node.origin.iter().cloned().collect() });
+    }
+
+    /// The value that holds the elements of `id`.
+    fn root(&self, id: ValueId) -> ValueId {
+        match self.values[id.0 as usize].storage {
+            Storage::Alias(of) => of,
+            _ => id,
+        }
+    }
+
+    fn unique_step_name(&mut self, base: &str) -> String {
+        let mut name = base.to_owned();
+        let mut n = 1;
+        while !self.step_names.insert(name.clone()) {
+            name = format!("{base}.{n}");
+            n += 1;
+        }
+        name
+    }
+
+    fn finish(self, provenance: Provenance, verdicts: Vec<Verdict>) -> Lowered {
+        let mut mentioned = BTreeSet::new();
+        for dim in self.values.iter().flat_map(|v| &v.ty.shape) {
+            dim.symbols(&mut mentioned);
+        }
+        for step in &self.steps {
+            refusal::attribute_symbols(&step.op, &mut mentioned);
+        }
+        let ranges: &BTreeMap<String, SymbolRange> = &self.graph.symbols;
+        let symbols = mentioned
+            .into_iter()
+            .map(|name| ranges.get(&name).cloned().unwrap_or(SymbolRange { name, min: 1, max: i64::from(i32::MAX) }))
+            .collect();
+        Lowered {
+            manifest: Manifest {
+                provenance,
+                symbols,
+                values: self.values,
+                inputs: self.inputs,
+                outputs: self.outputs,
+                steps: self.steps,
+                blobs: Vec::new(),
+                verdicts,
+            },
+            writer: self.writer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
