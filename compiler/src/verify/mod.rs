@@ -76,8 +76,7 @@ pub fn observed(manifest: &Manifest) -> BTreeSet<String> {
 fn layers(manifest: &Manifest) -> BTreeSet<String> {
     let products = manifest.steps.iter().filter(|s| is_product(&s.op)).flat_map(|s| &s.outputs);
     let value = |id: &ValueId| manifest.values.get(id.0 as usize);
-    let mut out: BTreeSet<String> =
-        products.filter_map(value).filter(|v| v.from_model).map(|v| v.name.clone()).collect();
+    let mut out: BTreeSet<String> = products.filter_map(value).filter(|v| v.from_model).map(|v| v.name.clone()).collect();
     // Those of merged products are cut out of a common one, by steps that are no products.
     out.extend(manifest.verdicts.iter().map(|v| v.output.clone()));
     out

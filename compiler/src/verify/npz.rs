@@ -26,8 +26,19 @@ type Reader = NpzReader<BufReader<File>>;
 type Attempt = fn(&mut Reader, &str) -> Result<Tensor, ReadNpzError>;
 
 /// One per element type, the usual ones first: the archive tells the type only when it is read as one.
-const ATTEMPTS: &[Attempt] =
-    &[read::<f32>, read::<f64>, read::<i64>, read::<i32>, read_bool, read::<i8>, read::<u8>, read::<i16>, read::<u16>, read::<u32>, read::<u64>];
+const ATTEMPTS: &[Attempt] = &[
+    read::<f32>,
+    read::<f64>,
+    read::<i64>,
+    read::<i32>,
+    read_bool,
+    read::<i8>,
+    read::<u8>,
+    read::<i16>,
+    read::<u16>,
+    read::<u32>,
+    read::<u64>,
+];
 
 /// Every array of an archive by its name (`numpy.savez(FILE, **{name: array})`).
 ///
