@@ -76,7 +76,21 @@ impl NodeContext<'_> {
     /// An absent operand, and one whose elements depend on data.
     pub fn known_dims_input(&self, i: usize) -> Result<Vec<Dim>, Refusal> {
         let value = self.input(i)?;
-        self.known_dims(value).ok_or_else(|| self.unknown(i))
+        self.known_dims(value).or_else(|| self.oracle_dims(i)).ok_or_else(|| self.unknown(i))
+    }
+
+    /// What tract knows of operand `i`, where our own propagation could not follow: its elements or, where they say the shape of the
+    /// node's result, that shape.
+    fn oracle_dims(&self, i: usize) -> Option<Vec<Dim>> {
+        if self.frame.depth > 0 {
+            return None;
+        }
+        self.building.oracle_elements(self.model, self.input_name(i)).or_else(|| match (self.op_type(), i) {
+            ("Reshape" | "Expand", 1) | ("ConstantOfShape", 0) => {
+                self.building.oracle_shape(self.model, self.node.output.first()?)
+            }
+            _ => None,
+        })
     }
 
     /// The elements of operand `i`, an integer tensor of at most one axis.

@@ -4,12 +4,13 @@ use sliderun::dim::Dim;
 use sliderun::op::elementwise::Cast;
 use sliderun::op::generate::Extents;
 use sliderun::op::{InferError, InputTypes, Op, Semantics};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::context::NodeContext;
 use super::error::{ImportErrors, Operand, Problem, Refusal, Unsupported};
 use super::inputs::Input;
+use super::oracle::Oracle;
 use super::shape_values::{Known, evaluate};
 use super::{ImportOptions, Imported, find_importer, fold, inline, inputs};
 use crate::ir::{Constant, Graph, GraphOutput, ValueRef};
@@ -88,6 +89,8 @@ pub(super) struct Building {
     /// Names of the main graph's tensors: kept for the values that stand for them.
     reserved: HashSet<String>,
     nodes_seen: usize,
+    /// tract's opinion, once it has been asked.
+    oracle: OnceCell<Option<Oracle>>,
 }
 
 /// Versions by domain; ONNX's own domain is the empty one.
@@ -95,7 +98,7 @@ pub(super) fn opsets(imports: &[OperatorSetIdProto]) -> Opsets {
     imports.iter().map(|o| (normal_domain(o.domain()).to_owned(), o.version())).collect()
 }
 
-fn normal_domain(domain: &str) -> &str {
+pub(super) fn normal_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
@@ -409,6 +412,34 @@ impl Building {
             Some(Op::Extents(Extents { values, shape, dtype })) => Some(Known::from_dims(*dtype, shape, values)),
             _ => Known::from_constant(self.graph.constant(value)?),
         }
+    }
+
+    /// The elements of a tensor of the main graph as tract knows them.
+    pub(super) fn oracle_elements(&self, model: &OnnxModel, tensor: &str) -> Option<Vec<Dim>> {
+        self.oracle(model)?.values.get(tensor).filter(|dims| self.speaks_of(dims)).cloned()
+    }
+
+    /// The extents of a tensor of the main graph as tract knows them.
+    pub(super) fn oracle_shape(&self, model: &OnnxModel, tensor: &str) -> Option<Vec<Dim>> {
+        self.oracle(model)?.types.get(tensor).map(|ty| &ty.shape).filter(|dims| self.speaks_of(dims)).cloned()
+    }
+
+    /// Whether extents mention nothing but the graph's symbols: tract makes up others.
+    fn speaks_of(&self, dims: &[Dim]) -> bool {
+        let mut mentioned = BTreeSet::new();
+        dims.iter().for_each(|d| d.symbols(&mut mentioned));
+        mentioned.iter().all(|s| self.graph.symbols.contains_key(s))
+    }
+
+    fn oracle(&self, model: &OnnxModel) -> Option<&Oracle> {
+        let ask = || {
+            let inputs = self.graph.inputs().iter().map(|&node| {
+                let output = &self.graph.node(node).outputs[0];
+                (output.name.clone(), output.ty.clone())
+            });
+            Oracle::ask(model, &inputs.collect::<Vec<_>>())
+        };
+        self.oracle.get_or_init(ask).as_ref()
     }
 
     /// The least and the largest value of an expression within the ranges of its symbols, as far as that is known.
