@@ -3,9 +3,9 @@
 //! Must not know: element types (an element is 1, 2, 4 or 8 bytes), operators.
 
 use bytemuck::Pod;
-use rayon::prelude::*;
 
-use super::strided::{PARALLEL_BYTES, by_size, row_major};
+use super::parallel;
+use super::strided::{by_size, row_major};
 
 /// For each position along an axis of the result, the position in the source, or none for the fill value.
 pub(super) type AxisMap = Vec<Option<usize>>;
@@ -38,7 +38,7 @@ pub(super) fn copy_mapped(size: usize, src: &[u8], shape: &[usize], maps: &[Axis
     });
 }
 
-fn copy_typed<T: Pod + Send + Sync>(src: &[T], shape: &[usize], maps: &[AxisMap], fill: T, dst: &mut [T]) {
+fn copy_typed<T: Pod + Sync>(src: &[T], shape: &[usize], maps: &[AxisMap], fill: T, dst: &mut [T]) {
     let Some((last, outer)) = maps.split_last() else {
         dst.copy_from_slice(src);
         return;
@@ -47,7 +47,7 @@ fn copy_typed<T: Pod + Send + Sync>(src: &[T], shape: &[usize], maps: &[AxisMap]
         return;
     }
     let (runs, strides) = (runs(last), row_major(shape));
-    let copy_row = |(row, out): (usize, &mut [T])| {
+    parallel::rows(dst, last.len(), last.len(), &|row, out| {
         let mut rest = row;
         let mut base = Some(0usize);
         for (map, stride) in outer.iter().zip(&strides).rev() {
@@ -75,10 +75,5 @@ fn copy_typed<T: Pod + Send + Sync>(src: &[T], shape: &[usize], maps: &[AxisMap]
                 }
             }
         }
-    };
-    if size_of_val(dst) < PARALLEL_BYTES {
-        dst.chunks_exact_mut(last.len()).enumerate().for_each(copy_row);
-    } else {
-        dst.par_chunks_exact_mut(last.len()).enumerate().for_each(copy_row);
-    }
+    });
 }

@@ -3,13 +3,14 @@
 
 use std::ops::{AddAssign, Mul};
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
 use super::layout::operand;
-use super::strided::PARALLEL_BYTES;
-use super::widen::{narrowed, widened};
+use super::parallel;
+use super::promote::{promoted, to_real};
 use super::windows::{WindowAxis, for_each_row, taps_of_window, window_axes};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
@@ -41,6 +42,9 @@ impl Kernel for Conv {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
+        if let Some(done) = promoted(self, inputs, outputs, to_real) {
+            return done;
+        }
         let (x, w, out) = (operand(inputs, 0)?, operand(inputs, 1)?, &mut outputs[0]);
         let bias = inputs.get(2).copied().flatten();
         if out.data.is_empty() {
@@ -64,24 +68,22 @@ impl Kernel for Conv {
             direct(&problem, x, w, bias, bytemuck::cast_slice_mut(out.data));
             return Ok(());
         }
-        let (x, w) = (widened("Conv", &x)?, widened("Conv", &w)?);
-        let bias = bias.map(|b| widened("Conv", &b)).transpose()?;
-        narrowed("Conv", out, |out| {
-            let depth = problem.channels * problem.taps.len();
-            let widest_row = depth.saturating_mul(problem.pixels_out / problem.axes[0].output);
-            if problem.channels <= 1 || widest_row > 16 * COLUMN_ELEMENTS {
-                direct(&problem, &x, &w, bias.as_deref(), out);
-                Ok(())
-            } else {
-                by_columns(&problem, &x, &w, bias.as_deref(), out)
-            }
-        })
+        let (x, w): (&[f32], &[f32]) = (bytemuck::cast_slice(x.data), bytemuck::cast_slice(w.data));
+        let bias: Option<&[f32]> = bias.map(|b| bytemuck::cast_slice(b.data));
+        let out = bytemuck::cast_slice_mut(out.data);
+        let depth = problem.channels * problem.taps.len();
+        let widest_row = depth.saturating_mul(problem.pixels_out / problem.axes[0].output);
+        if problem.channels <= 1 || widest_row > 16 * COLUMN_ELEMENTS {
+            direct(&problem, x, w, bias, out);
+            return Ok(());
+        }
+        by_columns(&problem, x, w, bias, out)
     }
 }
 
 /// Adds, for each element of the window, the input times the weight, row by row. x: [N, groups·channels, pixels_in],
 /// w: [groups·filters, channels, taps], out: [N, groups·filters, pixels_out].
-fn direct<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
+fn direct<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     problem: &Problem,
     x: &[T],
     w: &[T],
@@ -90,8 +92,8 @@ fn direct<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
 ) {
     let Problem { axes, taps, groups, channels, filters, pixels_in, pixels_out } = problem;
     let stride = axes[axes.len() - 1].stride();
-    let total = size_of_val(out);
-    let plane = |(i, plane): (usize, &mut [T])| {
+    let work = pixels_out.saturating_mul(channels * taps.len());
+    parallel::rows(out, *pixels_out, work, &|i, plane| {
         let (image, filter) = (i / (groups * filters), i % (groups * filters));
         plane.fill(bias.map_or(T::default(), |b| b[filter]));
         for c in 0..*channels {
@@ -109,12 +111,7 @@ fn direct<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
                 });
             }
         }
-    };
-    if total < PARALLEL_BYTES {
-        out.chunks_exact_mut(*pixels_out).enumerate().for_each(plane);
-    } else {
-        out.par_chunks_exact_mut(*pixels_out).enumerate().for_each(plane);
-    }
+    });
 }
 
 /// Multiplies the weights [filters, channels·taps] with the unrolled windows [channels·taps, pixels_out] of each image and group.
@@ -169,7 +166,7 @@ fn by_columns(problem: &Problem, x: &[f32], w: &[f32], bias: Option<&[f32]>, out
 /// Writes row (channel, tap) of the unrolled windows: what that element of every window is, 0 in the padding.
 fn unroll(axes: &[WindowAxis], taps: &[Vec<usize>], x: &[f32], pixels_in: usize, columns: &mut [f32], pixels: usize) {
     let stride = axes[axes.len() - 1].stride();
-    columns.par_chunks_exact_mut(pixels).enumerate().with_min_len((PARALLEL_BYTES / 4 / pixels).max(1)).for_each(|(row, out)| {
+    parallel::rows(columns, pixels, pixels, &|row, out| {
         let (channel, tap) = (row / taps.len(), &taps[row % taps.len()]);
         let source = &x[channel * pixels_in..(channel + 1) * pixels_in];
         out.fill(0.0);

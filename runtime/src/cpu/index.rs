@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::layout::{for_each_chunk, inner_elements, operand};
+use super::layout::{inner_elements, operand};
+use super::parallel;
 use super::strided::{by_size, row_major};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
@@ -46,7 +47,7 @@ impl Kernel for Gather {
         if inner == 1 {
             by_size!(size, T => {
                 let data: &[T] = bytemuck::cast_slice(data.data);
-                for_each_chunk(out.data, rows.len() * size, |outer, out| {
+                parallel::rows(out.data, rows.len() * size, rows.len() * size, &|outer, out| {
                     let data = &data[outer * extent..(outer + 1) * extent];
                     for (o, &row) in bytemuck::cast_slice_mut::<u8, T>(out).iter_mut().zip(&rows) {
                         *o = data[row];
@@ -56,7 +57,7 @@ impl Kernel for Gather {
             return Ok(());
         }
         let bytes = inner * size;
-        for_each_chunk(out.data, bytes, |i, out| {
+        parallel::rows(out.data, bytes, bytes, &|i, out| {
             let from = (i / rows.len() * extent + rows[i % rows.len()]) * bytes;
             out.copy_from_slice(&data.data[from..from + bytes]);
         });
@@ -134,7 +135,7 @@ impl Kernel for GatherNd {
         let (data, indices, out) = (operand(inputs, 0)?, operand(inputs, 1)?, &mut outputs[0]);
         let (positions, block) = block_positions(data.shape, &indices, self.batch_dims)?;
         let size = data.dtype.size();
-        for_each_chunk(out.data, block * size, |i, out| {
+        parallel::rows(out.data, block * size, block * size, &|i, out| {
             let from = positions[i] * size;
             out.copy_from_slice(&data.data[from..from + block * size]);
         });

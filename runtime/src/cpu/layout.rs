@@ -1,9 +1,8 @@
 //! CPU kernels of [`crate::op::layout`]: they move elements of 1, 2, 4 or 8 bytes and never look at them.
 
-use rayon::prelude::*;
-
 use super::axis_map::{AxisMap, copy_mapped};
-use super::strided::{PARALLEL_BYTES, View, row_major};
+use super::parallel;
+use super::strided::{View, row_major};
 use super::{Context, Kernel, KernelError};
 use crate::dim::Dim;
 use crate::op::layout::{
@@ -20,19 +19,6 @@ pub(super) fn operand<'a>(inputs: &[Option<TensorView<'a>>], i: usize) -> Result
 /// The value of an extent among the attributes; they are concrete when a kernel runs.
 pub(super) fn value(d: &Dim) -> Result<i64, KernelError> {
     d.as_const().ok_or_else(|| KernelError::Data(format!("extent {d} has no value yet")))
-}
-
-/// Applies `body` to each chunk of `dst`, in parallel when there is much to write.
-pub(super) fn for_each_chunk(dst: &mut [u8], chunk: usize, body: impl Fn(usize, &mut [u8]) + Send + Sync) {
-    if dst.is_empty() {
-        return;
-    }
-    if dst.len() < PARALLEL_BYTES {
-        dst.chunks_exact_mut(chunk).enumerate().for_each(|(i, out)| body(i, out));
-    } else {
-        let at_least = (PARALLEL_BYTES / 4 / chunk).max(1);
-        dst.par_chunks_exact_mut(chunk).enumerate().with_min_len(at_least).for_each(|(i, out)| body(i, out));
-    }
 }
 
 /// Defines kernels of one input and one output that copy a view of the input.
@@ -121,7 +107,7 @@ impl Kernel for Concat {
         let parts = (0..inputs.len())
             .map(|i| operand(inputs, i).map(|x| (x.data, x.shape[self.axis] * inner)))
             .collect::<Result<Vec<_>, _>>()?;
-        for_each_chunk(out.data, out.shape[self.axis] * inner, |row, mut out| {
+        parallel::rows(out.data, out.shape[self.axis] * inner, out.shape[self.axis] * inner, &|row, mut out| {
             for &(data, len) in &parts {
                 let (part, rest) = out.split_at_mut(len);
                 part.copy_from_slice(&data[row * len..(row + 1) * len]);
@@ -204,7 +190,7 @@ impl Kernel for Trilu {
         }
         let [.., rows, columns] = *x.shape else { return Ok(()) };
         let size = x.dtype.size();
-        for_each_chunk(out.data, columns * size, |row, out| {
+        parallel::rows(out.data, columns * size, columns * size, &|row, out| {
             let from = row * out.len();
             out.copy_from_slice(&x.data[from..from + out.len()]);
             // First column on or above the diagonal; the lower triangle includes the diagonal itself.
@@ -236,7 +222,7 @@ impl Kernel for ReverseSequence {
         }
         let run = inner_elements(x.shape, 1) * x.dtype.size();
         let columns = x.shape[1];
-        for_each_chunk(out.data, run, |i, out| {
+        parallel::rows(out.data, run, run, &|i, out| {
             let (mut at, batch) = if self.time_axis == 0 { (i / columns, i % columns) } else { (i % columns, i / columns) };
             let length = lengths[batch] as usize;
             if at < length {

@@ -31,7 +31,6 @@ mod resize;
 mod scatter;
 mod sparse;
 mod strided;
-mod widen;
 mod windows;
 
 pub use sparse::undo_lift;

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
+use bytemuck::Pod;
 
 use super::layout::operand;
-use super::strided::PARALLEL_BYTES;
-use super::widen::{narrowed, widened};
+use super::parallel;
+use super::promote::{promoted, to_real};
 use super::windows::{WindowAxis, window_axes};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
@@ -14,7 +14,7 @@ use crate::op::conv::{Pool, PoolKind};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// An element of which maxima are taken.
-trait Ordered: bytemuck::Pod + Send + Sync {
+trait Ordered: Pod + Sync {
     /// What no other element is below.
     const LEAST: Self;
     /// The larger; NaN when either is.
@@ -47,7 +47,7 @@ ordered! {
 
 /// Folds the windows of one axis: `src` is [outer, axis.input, inner], the result [outer, axis.output, inner]. A window with no
 /// element inside the input gives `empty`.
-fn fold_axis<T: Copy + Send + Sync>(
+fn fold_axis<T: Pod + Sync>(
     src: &[T],
     axis: &WindowAxis,
     (outer, inner): (usize, usize),
@@ -55,8 +55,8 @@ fn fold_axis<T: Copy + Send + Sync>(
     fold: impl Fn(T, T) -> T + Sync,
 ) -> Vec<T> {
     let mut out = vec![empty; outer * axis.output * inner];
-    let at_least = (PARALLEL_BYTES / 4 / inner).max(1);
-    out.par_chunks_exact_mut(inner).enumerate().with_min_len(at_least).for_each(|(i, out)| {
+    let work = inner.saturating_mul(axis.kernel.min(axis.input));
+    parallel::rows(&mut out, inner, work, &|i, out| {
         let (outer, window) = (i / axis.output, i % axis.output);
         let (first, distance, count) = axis.taps_of(window);
         for tap in 0..count {
@@ -73,7 +73,7 @@ fn fold_axis<T: Copy + Send + Sync>(
 }
 
 /// Folds all axes, innermost first. `out` is [planes, windows…].
-fn fold_windows<T: Copy + Send + Sync>(src: &[T], axes: &[WindowAxis], empty: T, fold: impl Fn(T, T) -> T + Sync, out: &mut [T]) {
+fn fold_windows<T: Pod + Sync>(src: &[T], axes: &[WindowAxis], empty: T, fold: impl Fn(T, T) -> T + Sync, out: &mut [T]) {
     let planes = out.len() / axes.iter().map(|a| a.output).product::<usize>();
     let mut inner = 1;
     let mut folded = Cow::Borrowed(src);
@@ -141,6 +141,9 @@ impl Kernel for Pool {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
+        if let Some(done) = promoted(self, inputs, outputs, to_real) {
+            return done;
+        }
         let (x, out) = (operand(inputs, 0)?, &mut outputs[0]);
         if out.data.is_empty() {
             return Ok(());
@@ -156,13 +159,8 @@ impl Kernel for Pool {
             DType::U16 => largest::<u16>(x.data, &axes, out.data),
             DType::U32 => largest::<u32>(x.data, &axes, out.data),
             DType::U64 => largest::<u64>(x.data, &axes, out.data),
-            _ => {
-                let x = widened("Pool", &x)?;
-                return narrowed("Pool", out, |out| {
-                    pool_f32(self.kind, &x, &axes, out);
-                    Ok(())
-                });
-            }
+            DType::F32 => pool_f32(self.kind, bytemuck::cast_slice(x.data), &axes, bytemuck::cast_slice_mut(out.data)),
+            other => return Err(KernelError::UnsupportedType("Pool", other)),
         }
         Ok(())
     }

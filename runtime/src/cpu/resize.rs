@@ -4,12 +4,12 @@
 
 use std::ops::{AddAssign, Mul};
 
-use rayon::prelude::*;
+use bytemuck::Pod;
 
 use super::axis_map::{AxisMap, copy_mapped};
 use super::layout::operand;
-use super::strided::PARALLEL_BYTES;
-use super::widen::{narrowed, widened};
+use super::parallel;
+use super::promote::{promoted, to_real};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
 use crate::op::resize::{Coordinates, Interpolation, NearestRounding, Resize};
@@ -143,7 +143,7 @@ impl Filter {
 
 /// Resamples one axis: `src` is [outer, input, inner], the result [outer, taps.len(), inner]. `taps` has the first element and the
 /// weights of consecutive ones.
-fn resample<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
+fn resample<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     src: &[T],
     input: usize,
     inner: usize,
@@ -151,8 +151,8 @@ fn resample<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
 ) -> Vec<T> {
     let outer = src.len() / (input * inner);
     let mut out = vec![T::default(); outer * taps.len() * inner];
-    let at_least = (PARALLEL_BYTES / 16 / inner).max(1);
-    out.par_chunks_exact_mut(inner).enumerate().with_min_len(at_least).for_each(|(i, out)| {
+    let widest = taps.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
+    parallel::rows(&mut out, inner, inner.saturating_mul(widest), &|i, out| {
         let (start, weights) = &taps[i % taps.len()];
         let from = (i / taps.len() * input + start) * inner;
         for (row, &weight) in src[from..].chunks_exact(inner).zip(weights) {
@@ -163,7 +163,7 @@ fn resample<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
 }
 
 /// Resamples every axis that changes; `number` makes a weight of the type that is computed in.
-fn interpolate<T: Copy + Default + Send + Sync + AddAssign + Mul<Output = T>>(
+fn interpolate<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     x: &[T],
     axes: &[Axis],
     coordinates: Coordinates,
@@ -218,11 +218,12 @@ impl Kernel for Resize {
             interpolate::<f64>(x, &axes, self.coordinates, &filter, |w| w, out);
             return Ok(());
         }
-        let x = widened("Resize", &x)?;
-        narrowed("Resize", out, |out| {
-            interpolate::<f32>(&x, &axes, self.coordinates, &filter, |w| w as f32, out);
-            Ok(())
-        })
+        if let Some(done) = promoted(self, inputs, outputs, to_real) {
+            return done;
+        }
+        let (x, out) = (bytemuck::cast_slice(x.data), bytemuck::cast_slice_mut(outputs[0].data));
+        interpolate::<f32>(x, &axes, self.coordinates, &filter, |w| w as f32, out);
+        Ok(())
     }
 }
 

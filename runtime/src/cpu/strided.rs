@@ -5,7 +5,7 @@
 use bytemuck::Pod;
 
 /// Destinations of fewer bytes are not worth a second thread.
-pub(super) const PARALLEL_BYTES: usize = 64 << 10;
+const PARALLEL_BYTES: usize = 64 << 10;
 
 /// Side of the tiles in which a transposed matrix is copied.
 const TILE: usize = 8;

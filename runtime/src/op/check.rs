@@ -161,39 +161,6 @@ pub fn known(a: &Dim, b: &Dim) -> Dim {
 }
 
 #[cfg(test)]
-pub mod testing {
-    //! Type rules in one line: `ty("f32[batch, 4]")`, `infer(op, &["f32[2]", "-"])`.
-
-    use super::super::{InferError, InputTypes, Op, Semantics, TensorType};
-
-    /// Parses the text form of a type; extents are separated by ", ".
-    pub(crate) fn ty(text: &str) -> TensorType {
-        let (dtype, shape) = text.split_once('[').expect("dtype[shape]");
-        let shape = shape.trim_end_matches(']');
-        let dims = shape.split(", ").filter(|s| !s.is_empty()).map(|s| s.parse::<crate::dim::Dim>().unwrap());
-        TensorType::new(dtype.parse().unwrap(), dims)
-    }
-
-    /// The text form of the inferred types, separated by spaces; `-` stands for an absent input.
-    pub(crate) fn infer(op: impl Into<Op>, inputs: &[&str]) -> Result<String, InferError> {
-        let types: Vec<Option<TensorType>> = inputs.iter().map(|s| (*s != "-").then(|| ty(s))).collect();
-        let types: Vec<Option<&TensorType>> = types.iter().map(Option::as_ref).collect();
-        let out = op.into().infer(InputTypes(&types))?;
-        Ok(out.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
-    }
-
-    /// Checks that every operator refuses its inputs, without a panic, with a message that contains the given text.
-    pub(crate) fn assert_refused(cases: &[(Op, &[&str], &str)]) {
-        for (op, inputs, text) in cases {
-            match infer(op.clone(), inputs) {
-                Ok(out) => panic!("{op:?} of {inputs:?} gave {out}"),
-                Err(e) => assert!(e.to_string().contains(text), "{op:?} of {inputs:?}: {e}"),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
 pub mod tests {
     use super::super::{InferError, InputTypes, Op, Semantics, TensorType};
     use crate::dim::Dim;
