@@ -8,4 +8,6 @@ pub mod import;
 pub mod ir;
 pub mod lower;
 pub mod onnx;
+pub mod options;
+pub mod passes;
 pub mod verify;

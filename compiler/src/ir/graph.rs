@@ -84,6 +84,8 @@ pub struct Node {
     pub origin: BTreeSet<String>,
     /// Number of input slots, counting absent optional ones.
     arity: usize,
+    /// Nodes are numbered in the order in which they are added; unlike indices, numbers are not reused.
+    serial: u64,
 }
 
 impl Node {
@@ -129,6 +131,7 @@ pub struct Graph {
     pub symbols: BTreeMap<String, SymbolRange>,
     /// Value names in use.
     names: BTreeSet<String>,
+    next_serial: u64,
 }
 
 impl Graph {
@@ -185,7 +188,22 @@ impl Graph {
     }
 
     fn insert(&mut self, kind: NodeKind, name: &str, outputs: Vec<NodeOutput>, arity: usize) -> NodeId {
-        self.nodes.add_node(Node { kind, name: name.to_owned(), outputs, origin: BTreeSet::new(), arity })
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.nodes.add_node(Node { kind, name: name.to_owned(), outputs, origin: BTreeSet::new(), arity, serial })
+    }
+
+    /// The number that the next node to be added gets; see [`Graph::operators_since`].
+    pub fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    /// The operator nodes added since [`Graph::next_serial`] gave `serial`, in the order in which they were.
+    pub fn operators_since(&self, serial: u64) -> Vec<NodeId> {
+        let new = |n: &NodeId| self.nodes[*n].serial >= serial && self.nodes[*n].op().is_some();
+        let mut out: Vec<NodeId> = self.nodes.node_indices().filter(new).collect();
+        out.sort_by_key(|n| self.nodes[*n].serial);
+        out
     }
 
     /// `base`, or with a number after it when it is taken; the result is taken from then on.
@@ -259,12 +277,35 @@ impl Graph {
         }
         let dead: Vec<NodeId> = self.nodes.node_indices().filter(|n| !live.contains(n)).collect();
         for &n in &dead {
-            let node = self.nodes.remove_node(n).expect("indices come from the graph itself");
-            for output in node.outputs {
-                self.names.remove(&output.name);
-            }
+            self.remove(n);
         }
         dead.len()
+    }
+
+    /// Removes a node that nothing uses, and then those of its operands (and theirs) that nothing uses any more. Graph inputs
+    /// stay. Returns the nodes removed, the given one first; none when it is in use.
+    pub fn remove_dead_above(&mut self, id: NodeId) -> Vec<Node> {
+        let mut removed = Vec::new();
+        let mut stack = vec![id];
+        while let Some(n) = stack.pop() {
+            let used = !self.contains(n)
+                || matches!(self.nodes[n].kind, NodeKind::Input)
+                || self.nodes.neighbors_directed(n, Direction::Outgoing).next().is_some()
+                || self.outputs.iter().any(|o| o.value.node == n);
+            if !used {
+                stack.extend(self.operands(n).into_iter().flatten().map(|v| v.node));
+                removed.push(self.remove(n));
+            }
+        }
+        removed
+    }
+
+    fn remove(&mut self, id: NodeId) -> Node {
+        let node = self.nodes.remove_node(id).expect("callers pass nodes of this graph");
+        for output in &node.outputs {
+            self.names.remove(&output.name);
+        }
+        node
     }
 
     /// A node.
@@ -347,25 +388,29 @@ impl Graph {
         }
     }
 
-    /// Every node, in index order.
+    /// Every node, in the order in which they were added.
     pub fn node_ids(&self) -> Vec<NodeId> {
-        self.nodes.node_indices().collect()
+        let mut out: Vec<NodeId> = self.nodes.node_indices().collect();
+        out.sort_by_key(|n| self.nodes[*n].serial);
+        out
     }
 
-    /// The operator nodes so that each comes after its operands, lowest index first among those that could come next; the same graph
-    /// always gives the same order. `None` when there is a cycle.
+    /// The operator nodes so that each comes after its operands, first added first among those that could come next; the same
+    /// graph always gives the same order. `None` when there is a cycle.
     pub fn try_schedule(&self) -> Option<Vec<NodeId>> {
         let mut missing: BTreeMap<NodeId, usize> =
             self.nodes.node_indices().map(|n| (n, self.nodes.edges_directed(n, Direction::Incoming).count())).collect();
-        let mut ready: BinaryHeap<Reverse<NodeId>> = missing.iter().filter(|(_, m)| **m == 0).map(|(n, _)| Reverse(*n)).collect();
+        let ticket = |n: NodeId| Reverse((self.nodes[n].serial, n));
+        let mut ready: BinaryHeap<Reverse<(u64, NodeId)>> =
+            missing.iter().filter(|(_, m)| **m == 0).map(|(n, _)| ticket(*n)).collect();
         let mut order = Vec::with_capacity(missing.len());
-        while let Some(Reverse(n)) = ready.pop() {
+        while let Some(Reverse((_, n))) = ready.pop() {
             order.push(n);
             for e in self.nodes.edges_directed(n, Direction::Outgoing) {
                 let left = missing.get_mut(&e.target()).expect("every node was counted");
                 *left -= 1;
                 if *left == 0 {
-                    ready.push(Reverse(e.target()));
+                    ready.push(ticket(e.target()));
                 }
             }
         }

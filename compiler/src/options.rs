@@ -1,0 +1,221 @@
+//! What the user asks of a compilation, as plain data: the command line fills it in, passes and lowering read it.
+//!
+//! Must not know: how options are spelled on a command line beyond each value's own text form.
+
+use sliderun::plan::manifest::SymbolRange;
+use sliderun::sparse::Pattern;
+use std::fmt;
+use std::str::FromStr;
+
+/// Everything that shapes a plan beside the model itself. The default changes no numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Which sparsity pattern products with constant weights take.
+    pub sparsity: SparsityRequest,
+    /// The arithmetic of products with constant weights.
+    pub precision: Precision,
+    /// How weights that do not satisfy the pattern asked for are made to.
+    pub prune: PruneMethod,
+    /// Whether a request that cannot be met for some node is an error rather than a verdict.
+    pub strict: bool,
+    /// Devices that the plan must run on; not empty.
+    pub targets: Vec<Target>,
+    /// Ranges of symbols that the user gives; the others keep the model's.
+    pub shapes: Vec<SymbolRange>,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        CompileOptions {
+            sparsity: SparsityRequest::Auto,
+            precision: Precision::Auto,
+            prune: PruneMethod::None,
+            strict: false,
+            targets: vec![Target::Cpu],
+            shapes: Vec::new(),
+        }
+    }
+}
+
+/// An option's value that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{given}' is not a {what}: {expected} was expected")]
+pub struct UnknownOption {
+    given: String,
+    what: &'static str,
+    expected: &'static str,
+}
+
+/// Which sparsity pattern is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SparsityRequest {
+    /// Sparse where the weights already satisfy a pattern and it is faster.
+    #[default]
+    Auto,
+    /// Never sparse.
+    Dense,
+    /// This pattern, wherever the weights satisfy it (after pruning, if asked).
+    Pattern(Pattern),
+}
+
+impl fmt::Display for SparsityRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SparsityRequest::Auto => f.pad("auto"),
+            SparsityRequest::Dense => f.pad("dense"),
+            SparsityRequest::Pattern(p) => p.fmt(f),
+        }
+    }
+}
+
+impl FromStr for SparsityRequest {
+    type Err = UnknownOption;
+
+    fn from_str(s: &str) -> Result<Self, UnknownOption> {
+        match s {
+            "auto" => Ok(SparsityRequest::Auto),
+            "dense" => Ok(SparsityRequest::Dense),
+            _ => s.parse().map(SparsityRequest::Pattern).map_err(|_| UnknownOption {
+                given: s.to_owned(),
+                what: "sparsity",
+                expected: "auto, dense, 2:4, 4:6, 6:8, 8:10, 10:12, 12:14 or 14:16",
+            }),
+        }
+    }
+}
+
+/// Declares an enumeration whose values have one name each.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident, $what:literal, $expected:literal { $($(#[$doc:meta])* $variant:ident => $text:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $($name::$variant => $text,)*
+                })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownOption;
+
+            fn from_str(s: &str) -> Result<Self, UnknownOption> {
+                match s {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(UnknownOption { given: s.to_owned(), what: $what, expected: $expected }),
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// The arithmetic of products with constant weights.
+    Precision, "precision", "auto, f32, bf16, fp16, int8 or fp8" {
+        /// The model's floats: f32 on the CPU.
+        #[default]
+        Auto => "auto",
+        /// Single precision.
+        F32 => "f32",
+        /// Activations and weights rounded to bf16.
+        Bf16 => "bf16",
+        /// Activations and weights rounded to f16.
+        F16 => "fp16",
+        /// Both 8-bit integers: activations scaled per token, weights per output channel.
+        Int8 => "int8",
+        /// Both FP8 E4M3, scaled likewise.
+        Fp8 => "fp8",
+    }
+}
+
+named! {
+    /// How weights are pruned to the pattern asked for.
+    PruneMethod, "pruning method", "none or magnitude" {
+        /// Not at all.
+        #[default]
+        None => "none",
+        /// The smallest weights of each block go.
+        Magnitude => "magnitude",
+    }
+}
+
+/// A device that a plan runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// Any CPU.
+    Cpu,
+    /// NVIDIA GPUs of a compute capability.
+    Cuda {
+        /// Major and minor version written together: 80, 89, 90 …
+        capability: u32,
+        /// For exactly this capability (`sm_90a`) rather than also for later minor ones.
+        exact: bool,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Cpu => f.pad("cpu"),
+            Target::Cuda { capability, exact } => f.pad(&format!("sm_{capability}{}", if *exact { "a" } else { "" })),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = UnknownOption;
+
+    fn from_str(s: &str) -> Result<Self, UnknownOption> {
+        let unknown =
+            || UnknownOption { given: s.to_owned(), what: "target", expected: "cpu or a GPU like sm_80, sm_89, sm_90a" };
+        if s == "cpu" {
+            return Ok(Target::Cpu);
+        }
+        let number = s.strip_prefix("sm_").ok_or_else(unknown)?;
+        let (number, exact) = number.strip_suffix('a').map_or((number, false), |n| (n, true));
+        let capability = number.parse().ok().filter(|c| (50..1000).contains(c)).ok_or_else(unknown)?;
+        Ok(Target::Cuda { capability, exact })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_forms_round_trip() {
+        for s in ["auto", "dense", "2:4", "14:16"] {
+            assert_eq!(s.parse::<SparsityRequest>().unwrap().to_string(), s);
+        }
+        for p in Precision::ALL {
+            assert_eq!(p.to_string().parse::<Precision>().as_ref(), Ok(p));
+        }
+        for p in PruneMethod::ALL {
+            assert_eq!(p.to_string().parse::<PruneMethod>().as_ref(), Ok(p));
+        }
+        for s in ["cpu", "sm_80", "sm_90a"] {
+            assert_eq!(s.parse::<Target>().unwrap().to_string(), s);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_names_the_choices() {
+        assert_eq!(
+            "3:8".parse::<SparsityRequest>().unwrap_err().to_string(),
+            "'3:8' is not a sparsity: auto, dense, 2:4, 4:6, 6:8, 8:10, 10:12, 12:14 or 14:16 was expected"
+        );
+        for bad in ["gpu", "sm_", "sm_a", "sm_9x"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+}
