@@ -6,7 +6,7 @@
 //!
 //! Text form, also the serialised one: `3`, `batch`, `2*h+1`, `div(seq+15,16)`, `4*batch*seq^2-1`.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
@@ -569,16 +569,41 @@ impl Parser<'_> {
     }
 }
 
+/// As text; in human-readable formats an extent without symbols is a plain number.
 impl Serialize for Dim {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        match self.as_const() {
+            Some(v) if s.is_human_readable() => s.serialize_i64(v),
+            _ => s.collect_str(self),
+        }
+    }
+}
+
+struct DimVisitor;
+
+impl de::Visitor<'_> for DimVisitor {
+    type Value = Dim;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer or a dimension expression")
+    }
+
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Dim, E> {
+        v.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Dim, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Dim, E> {
+        i64::try_from(v).map(Dim::from).map_err(|_| E::custom("the extent is too large"))
     }
 }
 
 impl<'de> Deserialize<'de> for Dim {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        if d.is_human_readable() { d.deserialize_any(DimVisitor) } else { d.deserialize_str(DimVisitor) }
     }
 }
 

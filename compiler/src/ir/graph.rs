@@ -97,6 +97,11 @@ impl Node {
         }
     }
 
+    /// Number of input slots, counting absent optional ones.
+    pub fn arity(&self) -> usize {
+        self.arity
+    }
+
     /// The constant, when it is one.
     pub fn constant(&self) -> Option<&Constant> {
         match &self.kind {
@@ -107,9 +112,9 @@ impl Node {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Edge {
-    from_slot: usize,
-    to_slot: usize,
+pub(super) struct Edge {
+    pub(super) from_slot: usize,
+    pub(super) to_slot: usize,
 }
 
 /// A graph output: the model's name for it and the value.
@@ -123,8 +128,8 @@ pub struct GraphOutput {
 /// A typed dataflow graph.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    nodes: StableDiGraph<Node, Edge>,
-    inputs: Vec<NodeId>,
+    pub(super) nodes: StableDiGraph<Node, Edge>,
+    pub(super) inputs: Vec<NodeId>,
     /// Graph outputs in the model's order.
     pub outputs: Vec<GraphOutput>,
     /// The symbols that extents mention, with their ranges.
@@ -170,21 +175,30 @@ impl Graph {
         let op = op.into();
         let types: Vec<Option<&TensorType>> = inputs.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let types = op.infer(InputTypes(&types))?;
-        let outputs = types
-            .into_iter()
-            .enumerate()
-            .map(|(slot, ty)| {
-                let base = if slot == 0 { name.to_owned() } else { format!("{name}.{slot}") };
-                NodeOutput { name: self.unique_name(&base), ty, from_model: false }
-            })
-            .collect();
+        let output = |(slot, ty)| {
+            let name = if slot == 0 { name.to_owned() } else { format!("{name}.{slot}") };
+            NodeOutput { name, ty, from_model: false }
+        };
+        Ok(self.insert_op(name, op, inputs, types.into_iter().enumerate().map(output).collect()))
+    }
+
+    /// Adds an operator node with outputs of types known beforehand, which the verifier will check; their names are made unique.
+    pub fn insert_op(&mut self, name: &str, op: Op, inputs: &[Option<ValueRef>], mut outputs: Vec<NodeOutput>) -> NodeId {
+        for output in &mut outputs {
+            output.name = self.unique_name(&output.name);
+        }
         let node = self.insert(NodeKind::Op(op), name, outputs, inputs.len());
         for (to_slot, value) in inputs.iter().enumerate() {
             if let Some(v) = value {
                 self.nodes.add_edge(v.node, node, Edge { from_slot: v.slot, to_slot });
             }
         }
-        Ok(node)
+        node
+    }
+
+    /// Gives a node another name.
+    pub fn rename_node(&mut self, id: NodeId, name: &str) {
+        self.nodes[id].name = name.to_owned();
     }
 
     fn insert(&mut self, kind: NodeKind, name: &str, outputs: Vec<NodeOutput>, arity: usize) -> NodeId {

@@ -2,6 +2,13 @@
 //!
 //! Must not know: protobufs (import's business), plans (lowering's), devices.
 
+mod attributes;
+mod elements;
 pub mod graph;
+pub mod parse;
+pub mod print;
+mod random;
+mod syntax;
+pub mod verify;
 
-pub use graph::{Constant, Graph, GraphOutput, Node, NodeId, NodeKind, ValueRef};
+pub use graph::{Constant, Graph, GraphOutput, Node, NodeId, NodeKind, NodeOutput, ValueRef};
