@@ -4,10 +4,12 @@
 
 mod attributes;
 mod elements;
+pub mod eval;
 pub mod graph;
 pub mod parse;
 pub mod print;
 mod random;
+pub mod sidecar;
 mod syntax;
 pub mod verify;
 

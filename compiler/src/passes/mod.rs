@@ -10,15 +10,24 @@ use sliderun::op::InferError;
 use std::time::Instant;
 
 use crate::ir::Graph;
+use crate::ir::verify::{InvalidGraph, verify};
 use crate::options::CompileOptions;
 
+mod deduplicate;
+mod fold_constants;
+mod fuse_gelu;
+mod fuse_layer_norm;
+mod fuse_silu;
+pub mod matching;
+mod normalise;
 pub mod report;
 pub mod rewrite;
 
 pub use report::{PassReport, Verdict};
 
 /// Every pass, in the order in which a compilation runs them.
-pub const PIPELINE: &[Pass] = &[];
+pub const PIPELINE: &[Pass] =
+    &[normalise::PASS, fold_constants::PASS, deduplicate::PASS, fuse_layer_norm::PASS, fuse_gelu::PASS, fuse_silu::PASS];
 
 /// A pass's declaration.
 #[derive(Clone, Copy)]
@@ -110,6 +119,9 @@ pub enum PipelineError {
     #[error("there is no pass '{name}'")]
     #[diagnostic(help("`slidec passes` lists them"))]
     UnknownPass { name: String },
+    #[error("pass '{pass}' left a graph that is not valid: {source}")]
+    #[diagnostic(help("this is a defect of slidec; `--emit-after` with the pass before it gives the graph to report it with"))]
+    Invalid { pass: &'static str, source: InvalidGraph },
     /// What the caller's hook failed with.
     #[error("after pass '{pass}': {source}")]
     Hook { pass: &'static str, source: std::io::Error },
@@ -163,7 +175,19 @@ pub fn run_passes<'p>(
         report.pass = pass.name;
         report.time = start.elapsed();
         reports.push(report);
+        if cfg!(debug_assertions) {
+            verify(graph).map_err(|source| PipelineError::Invalid { pass: pass.name, source })?;
+        }
         after(pass, graph).map_err(|source| PipelineError::Hook { pass: pass.name, source })?;
     }
     Ok(Outcome { reports, verdicts: context.verdicts })
+}
+
+/// The passes of a list of names.
+///
+/// # Errors
+/// The first name that no pass has.
+pub fn by_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<Vec<&'static Pass>, PipelineError> {
+    let find = |name: &str| Pass::by_name(name).ok_or_else(|| PipelineError::UnknownPass { name: name.to_owned() });
+    names.into_iter().map(find).collect()
 }
