@@ -245,3 +245,191 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
     digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::print::print;
+    use super::*;
+    use proptest::prelude::*;
+    use sliderun::dtype::DType;
+    use sliderun::op::Op;
+    use sliderun::op::elementwise::{Binary, Clip, Unary};
+    use sliderun::op::gemm::MatMul;
+    use sliderun::op::layout::{Concat, Reshape, Split, Transpose};
+    use sliderun::tensor::Tensor;
+
+    /// Every constant of a graph by digest, as a dump's folder has them.
+    fn reparse(graph: &Graph) -> Graph {
+        let ids = graph.node_ids();
+        let constants = ids.iter().filter_map(|n| graph.node(*n).constant());
+        let by_digest: HashMap<String, Bytes> = constants.map(|c| (super::super::print::digest(c), c.data.clone())).collect();
+        let resolver = |d: &str| by_digest.get(d).cloned().ok_or_else(|| std::io::Error::other("no such constant"));
+        parse("test.ir", &print(graph), &resolver).unwrap_or_else(|e| panic!("{:?}\n{}", miette::Report::new(e), print(graph)))
+    }
+
+    /// In the printed form: what is printed of it is the same.
+    const CANONICAL: &str = r#"symbols { batch: 1..32, seq: 1..512 }
+input %ids: i64[batch, seq]
+input %"a/b:0": f32[batch, 2*seq+1, 4]
+const %two: f32[] = [2.0]
+const %mask: bool[3] = [true, false, true]
+const %empty: i64[0] = []
+const %nan: f32[1] = hex "0100c07f"
+const %w!: f32[4, 2] = [1.0, -0.0, 1e-20, inf, -inf, NaN, 3.5, 4.0] node "initializer \"w\"\n"
+%y!: f32[batch, 2*seq+1, 2] = MatMul(%"a/b:0", %w) node "/encoder/MatMul" origin self
+%clip: f32[batch, 2*seq+1, 2] = Clip(%y, _, %two) origin ["/encoder/Max", "/encoder/Min"]
+%s0: f32[batch, 2*seq+1, 1], %s1!: f32[batch, 2*seq+1, 1] = Split(%clip) {axis: 2, sizes: [1, 1]}
+%out: f32[batch, 2*seq+1, 1] = Gelu(%s1)
+%elu: f32[batch, 2*seq+1, 1] = Elu(%s0) {alpha: 0.5}
+output "logits" = %out
+output "again \\ é" = %out
+output "elu" = %elu
+output "ids" = %ids
+"#;
+
+    #[test]
+    fn the_canonical_form_is_stable() {
+        let text = CANONICAL.replace("const %mask: bool[3] = [true, false, true]\n", "");
+        let graph = parse("test.ir", CANONICAL, &no_constants).unwrap();
+        assert_eq!(graph.node_ids().len(), 12);
+        // Constants that nothing uses come last.
+        let printed = print(&graph);
+        let mut lines: Vec<&str> = printed.lines().collect();
+        let unused = lines.iter().position(|l| l.contains("%mask")).unwrap();
+        lines.remove(unused);
+        let mut expected: Vec<&str> = text.lines().collect();
+        // Constants come in the order of their first use.
+        expected.sort_unstable();
+        lines.sort_unstable();
+        assert_eq!(lines, expected);
+        assert_eq!(print(&reparse(&graph)), printed);
+    }
+
+    #[test]
+    fn types_may_be_inferred_and_lines_may_break() {
+        let text = r#"
+            # a comment
+            input %x: f32[4, 6]   # another
+            const %r: f32[6, 8] = random(seed: 7, pattern: "6:8")
+            %y = MatMul(%x,
+                        %r)
+            %a, %b = Split(%y) { axis: 1, sizes: [3, 5] }
+            output "b" = %b"#;
+        let graph = parse("test.ir", text, &no_constants).unwrap();
+        assert!(print(&graph).contains("%a: f32[4, 3], %b: f32[4, 5] = Split(%y) {axis: 1, sizes: [3, 5]}"), "{graph}");
+    }
+
+    #[test]
+    fn errors_have_a_place_and_a_reason() {
+        let cases = [
+            ("input %x: f32[4", (1, 15), "expected the closing bracket"),
+            ("input %x: g32[4]", (1, 11), "unknown element type 'g32'"),
+            ("input %x: f32[4, 2*]", (1, 18), "'2*' is not a dimension expression"),
+            ("input %x", (1, 7), "value 'x' needs a type"),
+            ("input %x: f32[4]\n%y = Relu(%z)", (2, 11), "value 'z' is not defined"),
+            ("input %x: f32[4]\n%x = Relu(%x)", (2, 1), "value 'x' is defined twice"),
+            ("input %x: f32[4]\n%y = Rule(%x)", (2, 6), "there is no operator 'Rule'"),
+            ("input %x: f32[4]\n%y = Elu(%x) {beta: 1.0}", (2, 15), "beta"),
+            ("input %x: f32[4]\n%y = MatMul(%x)", (2, 6), "MatMul cannot have these operands: input 1 is missing"),
+            ("input %x: f32[4]\n%y: f32[5] = Relu(%x)", (2, 1), "the types that Unary gives are [f32[4]]"),
+            ("input %x: f32[n]", (1, 7), "symbol 'n' is not declared"),
+            ("input %x: f32[4]\n%a, %b = Relu(%x)", (2, 1), "2 values are defined, the operator has 1"),
+            ("const %c: f32[2] = [1.0]", (1, 7), "f32[2] has 2 elements, 1 are given"),
+            ("const %c: f32[2] = [1.0, x]", (1, 26), "'x' is not an element of type f32"),
+            ("const %c: f32[n] = [1.0]", (1, 7), "a constant cannot be f32[n]"),
+            ("const %c: f32[-1] = [1.0]", (1, 7), "a constant cannot be f32[-1]"),
+            ("const %c: f32[9999999999, 9999999999] = random(seed: 1)", (1, 7), "a constant cannot be"),
+            ("const %c: f32[2] = digest \"00\"", (1, 27), "the data of constant 'c' is not at hand"),
+            ("const %c: u8[1] = hex \"0\"", (1, 23), "an even number of hexadecimal digits"),
+            ("symbols { n: 5..2 }", (1, 1), "the range 5..2 of symbol 'n' is empty"),
+            ("symbols { n: 1..2, n: 1..2 }", (1, 20), "symbol 'n' is declared twice"),
+            ("symbols { n: 1 }", (1, 15), "expected a range like 1..32"),
+            ("output \"y = %y", (1, 15), "expected `\"`"),
+            ("junk", (1, 1), "expected `symbols`, `input`, `const`, `output` or a value's definition"),
+        ];
+        for (text, position, message) in cases {
+            let error = parse("test.ir", text, &no_constants).expect_err(text);
+            assert!(error.message.contains(message), "{text}: {}", error.message);
+            assert_eq!(error.position(), position, "{text}: {}", error.message);
+        }
+    }
+
+    /// One step in the making of a random graph: which operator, on which earlier values, under which name.
+    type Step = (u8, usize, usize, String, bool);
+
+    fn random_graph(steps: &[Step]) -> Graph {
+        let mut g = Graph::new();
+        g.symbols.insert("n".into(), SymbolRange { name: "n".into(), min: 1, max: 9 });
+        let ty = TensorType::new(DType::F32, [Dim::symbol("n"), Dim::from(8)]);
+        let mut values = vec![g.add_input("x", ty.clone()), g.add_input("input y", ty)];
+        for (kind, a, b, name, flag) in steps {
+            let (a, b) = (values[a % values.len()], values[b % values.len()]);
+            let add = |g: &mut Graph, name: &str, op: Op, operands: &[Option<ValueRef>]| {
+                let node = g.add_op(name, op, operands).unwrap();
+                let last = g.node(node).outputs.len() - 1;
+                ValueRef { node, slot: last }
+            };
+            let name = if name.is_empty() { "n" } else { name };
+            let value = match kind % 7 {
+                0 => add(&mut g, name, Unary::Celu { alpha: *kind as f32 / 3.0 }.into(), &[Some(a)]),
+                1 => add(&mut g, name, Binary::Add.into(), &[Some(a), Some(b)]),
+                2 => {
+                    let data: Vec<f32> = (0..64).map(|i| (i * (*kind as usize + 1)) as f32).collect();
+                    let w = g.add_constant(name, Constant::from_tensor(&Tensor::from_slice(&[8, 8], &data).unwrap()));
+                    add(&mut g, name, MatMul {}.into(), &[Some(a), Some(w)])
+                }
+                3 => {
+                    let low = g.add_constant("low", Constant::from_tensor(&Tensor::scalar(f32::from(*kind))));
+                    add(&mut g, name, Clip {}.into(), &if *flag { vec![Some(a), Some(low)] } else { vec![Some(a), None, Some(low)] })
+                }
+                4 => {
+                    let parts = g.add_op(name, Split { axis: 1, sizes: vec![3.into(), 5.into()] }, &[Some(a)]).unwrap();
+                    let [first, second] = [0, 1].map(|slot| Some(ValueRef { node: parts, slot }));
+                    add(&mut g, name, Concat { axis: 1 }.into(), &[second, first])
+                }
+                5 => {
+                    let turned = add(&mut g, name, Transpose { perm: vec![1, 0] }.into(), &[Some(a)]);
+                    add(&mut g, name, Transpose { perm: vec![1, 0] }.into(), &[Some(turned)])
+                }
+                _ => {
+                    let flat = Reshape { shape: vec![Dim::symbol("n") * Dim::from(8)] };
+                    let flat = add(&mut g, name, flat.into(), &[Some(a)]);
+                    add(&mut g, name, Reshape { shape: vec![Dim::symbol("n"), 8.into()] }.into(), &[Some(flat)])
+                }
+            };
+            if *flag {
+                g.name_value(value, &format!("{name}:0"), true);
+                g.add_origin(value.node, [name, "other"]);
+            }
+            values.push(value);
+        }
+        for (i, v) in values.iter().rev().take(3).enumerate() {
+            g.outputs.push(GraphOutput { name: format!("out{i}"), value: *v });
+        }
+        g
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_parsing_round_trip(
+            steps in proptest::collection::vec((any::<u8>(), any::<usize>(), any::<usize>(), "\\PC{0,6}|[a-z/\"\\\\\n]{1,4}", any::<bool>()), 0..12)
+        ) {
+            let graph = random_graph(&steps);
+            let again = reparse(&graph);
+            prop_assert_eq!(print(&again), print(&graph));
+        }
+
+        /// No text makes the parser panic.
+        #[test]
+        fn damaged_text_gives_an_error(at in 0..CANONICAL.len(), replacement in "[%!\\[\\](){}\",=:a0-9]{0,3}", len in 0usize..4) {
+            let (mut start, mut end) = (at, (at + len).min(CANONICAL.len()));
+            while !CANONICAL.is_char_boundary(start) { start -= 1; }
+            while !CANONICAL.is_char_boundary(end) { end += 1; }
+            let text = format!("{}{replacement}{}", &CANONICAL[..start], &CANONICAL[end..]);
+            if let Err(e) = parse("test.ir", &text, &no_constants) {
+                prop_assert!(!e.message.is_empty());
+                e.position();
+            }
+        }
+    }
+}

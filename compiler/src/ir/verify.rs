@@ -217,3 +217,85 @@ impl Check<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::graph::{Constant, GraphOutput, ValueRef};
+    use crate::ir::parse::{no_constants, parse};
+    use sliderun::plan::manifest::SymbolRange;
+
+    const VALID: &str = r#"
+        symbols { n: 1..4 }
+        input %x: f32[n, 2]
+        const %c: f32[2] = [1.0, 2.0]
+        %a = Add(%x, %c)
+        %b = Relu(%a)
+        output "y" = %b"#;
+
+    fn valid() -> (Graph, Vec<NodeId>) {
+        let graph = parse("valid.ir", VALID, &no_constants).unwrap();
+        let ids = graph.node_ids();
+        (graph, ids)
+    }
+
+    type Damage = fn(&mut Graph, &[NodeId]);
+
+    /// One damage to the valid graph (nodes x, c, a, b) for each invariant, by its number.
+    const DAMAGES: &[(u8, &str, Damage)] = &[
+        (1, "there is a cycle", |g, n| g.set_input(n[2], 1, Some(ValueRef { node: n[3], slot: 0 }))),
+        (2, "an input or a constant has operands", |g, n| g.set_input(n[1], 0, Some(ValueRef { node: n[0], slot: 0 }))),
+        (2, "has 0 outputs instead of one", |g, n| g.nodes[n[1]].outputs.clear()),
+        (3, "which has no such output", |g, n| g.set_input(n[3], 0, Some(ValueRef { node: n[2], slot: 1 }))),
+        (3, "several operands", |g, n| {
+            g.nodes.add_edge(n[0], n[3], crate::ir::graph::Edge { from_slot: 0, to_slot: 0 });
+        }),
+        (3, "beyond the node's arity", |g, n| {
+            g.nodes.add_edge(n[0], n[3], crate::ir::graph::Edge { from_slot: 0, to_slot: 7 });
+        }),
+        (4, "input 0 is missing", |g, n| g.set_input(n[3], 0, None)),
+        (4, "the types that Unary gives are", |g, n| g.nodes[n[3]].outputs[0].ty.shape.swap(0, 1)),
+        (5, "value name 'a' is used twice", |g, n| g.nodes[n[3]].outputs[0].name = "a".into()),
+        (5, "a value has no name", |g, n| g.nodes[n[3]].outputs[0].name.clear()),
+        (5, "a node has no name", |g, n| g.nodes[n[3]].name.clear()),
+        (6, "not listed as a graph input", |g, _| g.inputs.clear()),
+        (6, "listed twice", |g, n| g.inputs.push(n[0])),
+        (6, "listed as a graph input and is none", |g, n| g.inputs.push(n[2])),
+        (7, "does not have 4 bytes", |g, n| {
+            let NodeKind::Constant(Constant { data, .. }) = &mut g.nodes[n[1]].kind else { unreachable!("it is the constant") };
+            data.truncate(4);
+        }),
+        (8, "graph output 'z' is no value", |g, n| {
+            g.outputs.push(GraphOutput { name: "z".into(), value: ValueRef { node: n[3], slot: 5 } });
+        }),
+        (8, "graph output name 'y' is empty or used twice", |g, n| {
+            g.outputs.push(GraphOutput { name: "y".into(), value: ValueRef { node: n[3], slot: 0 } });
+        }),
+        (9, "symbol 'n' is not declared", |g, _| g.symbols.clear()),
+        (9, "is empty or negative", |g, _| {
+            g.symbols.insert("n".into(), SymbolRange { name: "n".into(), min: 3, max: 2 });
+        }),
+    ];
+
+    #[test]
+    fn every_invariant_is_checked() {
+        for (invariant, message, damage) in DAMAGES {
+            let (mut graph, ids) = valid();
+            damage(&mut graph, &ids);
+            let error = verify(&graph).expect_err(message).to_string();
+            assert!(error.contains(message), "invariant {invariant}: {error}");
+        }
+        let invariants: BTreeSet<u8> = DAMAGES.iter().map(|d| d.0).collect();
+        assert!(invariants.into_iter().eq(1..=9));
+    }
+
+    #[test]
+    fn all_violations_are_reported_with_their_lines() {
+        let (mut graph, ids) = valid();
+        graph.set_input(ids[3], 0, None);
+        graph.symbols.clear();
+        let error = verify(&graph).unwrap_err();
+        assert_eq!(error.violations.len(), 4);
+        assert!(error.to_string().contains("in %b: f32[n, 2] = Relu(_)"), "{error}");
+    }
+}

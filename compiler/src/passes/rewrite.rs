@@ -91,3 +91,72 @@ pub fn emit(graph: &mut Graph, name: &str, op: impl Into<Op>, operands: &[ValueR
     let node = graph.add_op(name, op, &operands).map_err(PassError::infer(name))?;
     Ok(ValueRef { node, slot: 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::parse::{no_constants, parse};
+    use crate::options::CompileOptions;
+    use sliderun::op::elementwise::Unary;
+
+    /// Applies a rule to a graph and gives the graph and the report as text.
+    fn applied(text: &str, rule: impl FnMut(&mut Graph, NodeId, &mut PassContext<'_>) -> Result<Option<Replacement>, PassError>) -> String {
+        let mut graph = parse("test.ir", text, &no_constants).unwrap();
+        let options = CompileOptions::default();
+        let mut context = PassContext::new(&options);
+        match rewrite(&mut graph, &mut context, rule) {
+            Ok(()) => format!("{graph}{}", context.report),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    const CHAIN: &str = r#"
+        input %x: f32[2]
+        %a = Neg(%x) node "A" origin self
+        %b! = Neg(%a) node "B" origin self
+        %c = Relu(%b) node "C" origin self
+        output "y" = %c"#;
+
+    fn two_negations(graph: &mut Graph, id: NodeId, _: &mut PassContext<'_>) -> Result<Option<Replacement>, PassError> {
+        let neg = |g: &Graph, id: NodeId| (g.node(id).op() == Some(&Op::Unary(Unary::Neg))).then(|| g.operand(id, 0)).flatten();
+        let Some(inner) = neg(graph, id) else { return Ok(None) };
+        let Some(x) = neg(graph, inner.node) else { return Ok(None) };
+        // Built anew, so that there is something to inherit.
+        let value = emit(graph, "AB", Unary::Abs, &[x])?;
+        Ok(Some(Replacement::new(value, "merged")))
+    }
+
+    #[test]
+    fn new_nodes_inherit_name_and_origin() {
+        assert_eq!(
+            applied(CHAIN, two_negations),
+            r#"input %x!: f32[2]
+%b!: f32[2] = Abs(%x) node "AB" origin ["A", "B"]
+%c: f32[2] = Relu(%b) node "C" origin self
+output "y" = %c
+did: A, B: merged
+"#
+            .replace("%x!", "%x!")
+        );
+    }
+
+    #[test]
+    fn reused_nodes_inherit_origin() {
+        let drop_relu = |graph: &mut Graph, id: NodeId, _: &mut PassContext<'_>| {
+            let is_relu = graph.node(id).op() == Some(&Op::Unary(Unary::Relu));
+            Ok(is_relu.then(|| Replacement::new(graph.operand(id, 0).unwrap(), "dropped")))
+        };
+        let text = applied(CHAIN, drop_relu);
+        assert!(text.contains(r#"%b!: f32[2] = Neg(%a) node "B" origin ["B", "C"]"#) && text.contains(r#"output "y" = %b"#), "{text}");
+    }
+
+    #[test]
+    fn rules_that_never_end_are_stopped() {
+        let forever = |graph: &mut Graph, id: NodeId, _: &mut PassContext<'_>| {
+            let x = graph.operand(id, 0).unwrap();
+            let op = graph.node(id).op().unwrap().clone();
+            emit(graph, "again", op, &[x]).map(|v| Some(Replacement::new(v, "again")))
+        };
+        assert!(applied(CHAIN, forever).contains("after 100 sweeps"));
+    }
+}
