@@ -380,7 +380,12 @@ output "ids" = %ids
                 }
                 3 => {
                     let low = g.add_constant("low", Constant::from_tensor(&Tensor::scalar(f32::from(*kind))));
-                    add(&mut g, name, Clip {}.into(), &if *flag { vec![Some(a), Some(low)] } else { vec![Some(a), None, Some(low)] })
+                    add(
+                        &mut g,
+                        name,
+                        Clip {}.into(),
+                        &if *flag { vec![Some(a), Some(low)] } else { vec![Some(a), None, Some(low)] },
+                    )
                 }
                 4 => {
                     let parts = g.add_op(name, Split { axis: 1, sizes: vec![3.into(), 5.into()] }, &[Some(a)]).unwrap();

@@ -100,7 +100,10 @@ mod tests {
     use sliderun::op::elementwise::Unary;
 
     /// Applies a rule to a graph and gives the graph and the report as text.
-    fn applied(text: &str, rule: impl FnMut(&mut Graph, NodeId, &mut PassContext<'_>) -> Result<Option<Replacement>, PassError>) -> String {
+    fn applied(
+        text: &str,
+        rule: impl FnMut(&mut Graph, NodeId, &mut PassContext<'_>) -> Result<Option<Replacement>, PassError>,
+    ) -> String {
         let mut graph = parse("test.ir", text, &no_constants).unwrap();
         let options = CompileOptions::default();
         let mut context = PassContext::new(&options);
@@ -147,7 +150,10 @@ did: A, B: merged
             Ok(is_relu.then(|| Replacement::new(graph.operand(id, 0).unwrap(), "dropped")))
         };
         let text = applied(CHAIN, drop_relu);
-        assert!(text.contains(r#"%b!: f32[2] = Neg(%a) node "B" origin ["B", "C"]"#) && text.contains(r#"output "y" = %b"#), "{text}");
+        assert!(
+            text.contains(r#"%b!: f32[2] = Neg(%a) node "B" origin ["B", "C"]"#) && text.contains(r#"output "y" = %b"#),
+            "{text}"
+        );
     }
 
     #[test]
