@@ -9,6 +9,12 @@ use crate::op::gemm::{Einsum, MatMulInteger};
 use crate::op::{InputTypes, Op, Semantics, TensorType};
 use crate::tensor::Tensor;
 
+/// Shapes of two operands, and their subscripts and the result's.
+type Product<'a> = (&'a [usize], &'a [usize], &'a str, &'a str, &'a str);
+
+/// The same with the shapes of the zero points.
+type IntegerProduct<'a> = (&'a [usize], &'a [usize], &'a str, &'a str, &'a str, &'a [usize], &'a [usize]);
+
 /// Small values of mixed sign, exact in every type.
 fn value(seed: usize, i: usize) -> i64 {
     ((i * 31 + seed * 17) % 13) as i64 - 6
@@ -83,7 +89,7 @@ fn naive_einsum(labels: &[&str], output: &str, operands: &[&Tensor]) -> (Vec<usi
 #[test]
 fn matmul_broadcasts_like_numpy() {
     // Shapes and the same product as subscripts.
-    let cases: [(&[usize], &[usize], &str, &str, &str); 14] = [
+    let cases: [Product<'_>; 14] = [
         (&[3, 4], &[4, 5], "mk", "kn", "mn"),
         (&[1, 70], &[70, 5], "mk", "kn", "mn"),
         (&[4], &[4, 5], "k", "kn", "n"),
@@ -228,7 +234,7 @@ fn einsum_expands_an_ellipsis() {
 #[test]
 fn integer_products_subtract_their_zero_points() {
     let extreme = |i: i64| [-128, -127, -1, 0, 1, 2, 127, 126, 64, -64, 99, -3, 5][(i + 6) as usize];
-    let cases: [(&[usize], &[usize], &str, &str, &str, &[usize], &[usize]); 9] = [
+    let cases: [IntegerProduct<'_>; 9] = [
         (&[4, 3], &[3, 2], "mk", "kn", "mn", &[], &[]),
         (&[4, 3], &[3, 2], "mk", "kn", "mn", &[1], &[1]),
         (&[4, 65], &[65, 40], "mk", "kn", "mn", &[4], &[40]),
