@@ -5,8 +5,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::manifest::{Manifest, Storage, ValueId};
-use crate::plan::tests::{W1, W2, dim, two_products, value, with_manifest};
+use crate::dtype::DType;
+use crate::op::sparse::{Dequant, QuantLift, SparseGemm};
+use crate::plan::PlanWriter;
+use crate::plan::manifest::{Manifest, Output, Storage, ValueId};
+use crate::plan::tests::{W1, W2, dim, step, two_products, value, with_manifest};
+use crate::sparse::KLayout;
+use crate::sparse::compressed::compress;
 
 fn session_of(change: impl FnOnce(&mut Manifest)) -> Result<Session, SessionError> {
     let (writer, mut manifest) = two_products();
@@ -111,7 +116,7 @@ fn misaligned_and_empty_inputs() {
     let error = session.run(&[("x", misaligned), ("ids", ids.view())]).unwrap_err();
     assert!(matches!(error, SessionError::InputData { .. }), "{error}");
     check_run(&session, 0, 3);
-    let nothing = TensorView { dtype: crate::dtype::DType::F32, shape: &[0, 4], data: &[] };
+    let nothing = TensorView { dtype: DType::F32, shape: &[0, 4], data: &[] };
     assert_eq!(session.run(&[("x", nothing), ("ids", inputs(0, 1).1.view())]).unwrap()[0].1.shape(), [0, 2]);
 }
 
@@ -130,7 +135,7 @@ fn expressions_among_the_inputs() {
         ([8, 6], Some("ids: the axis 2*half+1 must be 7 here, 8 given")),
         ([1, 0], Some("half = 0 is outside 1..512")),
     ] {
-        let ids = Tensor::zeros(crate::dtype::DType::I64, &shape).unwrap();
+        let ids = Tensor::zeros(DType::I64, &shape).unwrap();
         let result = session.run(&[("x", x.view()), ("ids", ids.view())]).map(|_| ());
         match message {
             None => result.unwrap(),
@@ -147,7 +152,7 @@ fn steps_that_do_not_fit_are_named() {
             |m| m.values[2].ty.shape.push(1.into()),
             "step 'first' (MatMul): it gives [f32[batch, 3]], the plan says [f32[batch, 3, 1]]",
         ),
-        (|m| m.values[0].ty.dtype = crate::dtype::DType::Bool, "step 'first' (MatMul): "),
+        (|m| m.values[0].ty.dtype = DType::Bool, "step 'first' (MatMul): "),
         (|m| m.values[0].ty.shape[1] = 5.into(), "step 'first' (MatMul): "),
         (|m| m.steps[0].inputs[1] = None, "step 'first' (MatMul): input 1 is missing"),
     ];
@@ -284,8 +289,8 @@ proptest! {
 #[test]
 fn outputs_may_be_inputs_constants_and_repeated() {
     let session = session_of(|m| {
-        m.values.push(value("x.flat", crate::dtype::DType::F32, &["4*batch"], Storage::Alias(ValueId(0))));
-        let named = |name: &str, v| crate::plan::manifest::Output { name: name.into(), value: ValueId(v) };
+        m.values.push(value("x.flat", DType::F32, &["4*batch"], Storage::Alias(ValueId(0))));
+        let named = |name: &str, v| Output { name: name.into(), value: ValueId(v) };
         m.outputs = vec![named("a", 7), named("b", 1), named("c", 5), named("d", 5)];
     })
     .unwrap();
@@ -296,4 +301,66 @@ fn outputs_may_be_inputs_constants_and_repeated() {
     for ((_, tensor), expected) in outputs.iter().zip(expected) {
         assert_eq!(tensor.as_slice::<f32>().unwrap(), expected);
     }
+}
+
+/// The dense weight, [2, 8]: two non-zeros in every four.
+const W24: [i8; 16] = [5, 0, -3, 0, 0, 0, 7, 127, 0, 0, 0, 0, -128, 1, 0, 0];
+
+/// x: f32[rows, 8] → QuantLift → SparseGemm (2:4, lifted to 64) → Dequant. The accumulator is an output too.
+fn sparse_product() -> (PlanWriter<'static>, Manifest) {
+    let layout = KLayout::sparse(8, "2:4".parse().unwrap());
+    let mut lifted = vec![0i8; 2 * 64];
+    // Lifting to 2:4 keeps the order; the rest of K' is padding.
+    W24.chunks(8).zip(lifted.chunks_mut(64)).for_each(|(w, row)| row[..8].copy_from_slice(w));
+    let (kept, positions) = compress(Tensor::from_slice(&[2, 64], &lifted).unwrap().view()).unwrap();
+    let mut writer = PlanWriter::new();
+    let blobs =
+        [kept.bytes(), positions.bytes(), bytemuck::cast_slice::<f32, u8>(&[0.5, 2.0])].map(|b| writer.add_blob(b.to_vec()));
+    let manifest = Manifest {
+        symbols: vec![crate::plan::manifest::SymbolRange { name: "rows".into(), min: 1, max: 64 }],
+        values: vec![
+            value("x", DType::F32, &["rows", "8"], Storage::Input),
+            value("kept", DType::I8, &["2", "32"], Storage::Constant(blobs[0])),
+            value("positions", DType::U8, &["2", "8"], Storage::Constant(blobs[1])),
+            value("channels", DType::F32, &["2"], Storage::Constant(blobs[2])),
+            value("q", DType::I8, &["rows", "64"], Storage::Computed),
+            value("tokens", DType::F32, &["rows", "1"], Storage::Computed),
+            value("acc", DType::I32, &["rows", "2"], Storage::Computed),
+            value("y", DType::F32, &["rows", "2"], Storage::Computed),
+        ],
+        inputs: vec![ValueId(0)],
+        outputs: [("y", 7), ("acc", 6)].map(|(n, v)| Output { name: n.into(), value: ValueId(v) }).into(),
+        steps: vec![
+            step("lift", QuantLift { to: DType::I8, layout: layout.clone() }, &[0], &[4, 5]),
+            step("product", SparseGemm { layout }, &[4, 1, 2], &[6]),
+            step("scale", Dequant { to: DType::F32 }, &[6, 5, 3], &[7]),
+        ],
+        ..two_products().1
+    };
+    (writer, manifest)
+}
+
+fn sparse_session(form: SparseForm, change: impl FnOnce(&mut Manifest)) -> Session {
+    let (writer, mut manifest) = sparse_product();
+    change(&mut manifest);
+    let plan = Plan::from_bytes(writer.to_bytes(manifest).unwrap()).unwrap();
+    let options = SessionOptions { threads: Some(1), sparse_form: form, ..SessionOptions::default() };
+    Session::new(Arc::new(plan), Device::Cpu, options).unwrap()
+}
+
+#[test]
+fn the_lift_is_undone_where_only_products_read_it() {
+    let ops = |session: &Session| session.shared.program.steps.iter().map(|s| s.op.name()).collect::<Vec<_>>();
+    let dense = sparse_session(SparseForm::Dense, |_| {});
+    assert_eq!(ops(&dense), ["QuantLift", "DenseGemm", "Dequant"]);
+    let values = &dense.shared.program.values;
+    assert_eq!(values[4].ty.to_string(), "i8[rows, 8]");
+    let weight = dense.shared.program.constant(8, &[2, 8]).unwrap().unwrap();
+    assert_eq!(weight.as_slice::<i8>().unwrap(), W24);
+    let sparse = ["QuantLift", "SparseGemm", "Dequant"];
+    assert_eq!(ops(&sparse_session(SparseForm::Compressed, |_| {})), sparse);
+    let with_output = |m: &mut Manifest| m.outputs.push(Output { name: "q".into(), value: ValueId(4) });
+    assert_eq!(ops(&sparse_session(SparseForm::Dense, with_output)), sparse);
+    let with_alias = |m: &mut Manifest| m.values.push(value("q.flat", DType::I8, &["64*rows"], Storage::Alias(ValueId(4))));
+    assert_eq!(ops(&sparse_session(SparseForm::Dense, with_alias)), sparse);
 }

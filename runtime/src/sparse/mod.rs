@@ -105,8 +105,9 @@ impl Segment {
     }
 }
 
-/// Largest source extent of a layout read from a file: keeps the arithmetic on extents from overflowing.
-const MAX_K: usize = 1 << 31;
+/// Largest source extent of a layout read from a file: keeps the arithmetic on extents from overflowing, and the index maps made from it
+/// (16 bytes an element) from filling the memory.
+const MAX_K: usize = 1 << 24;
 
 /// How a K axis is laid out: its segments in order. Lowering and the kernels take one segment today.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
