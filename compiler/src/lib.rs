@@ -10,4 +10,5 @@ pub mod lower;
 pub mod onnx;
 pub mod options;
 pub mod passes;
+pub mod sparsity;
 pub mod verify;

@@ -1,1 +1,3 @@
+//! What the samples share: sentences to embeddings with a compiled sentence encoder.
 
+pub mod embed;

@@ -1,1 +1,48 @@
-fn main() {}
+//! Project tasks: `cargo xtask demo`, `cargo xtask test` and what they are made of.
+//!
+//! Needs Rust and Python 3 with pip, nothing else. What is optional is used when it is there and skipped with a printed reason.
+
+mod bench;
+mod demo;
+mod packages;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Project tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch MiniLM-L3, compile it to a 6:8 int8 plan, run it on sentences and verify it.
+    Demo,
+    /// Format, lints and all tests.
+    Test,
+    /// Fetch the models and test data that tests and benchmarks use, into .cache/.
+    Fetch,
+    /// CPU benchmark: our plans and ONNX Runtime, interleaved.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test => test::run(),
+        Task::Fetch => packages::fetch_all(),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

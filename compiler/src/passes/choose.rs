@@ -1,0 +1,129 @@
+//! `choose`: for every product, which pattern and precision its weight takes, and the verdict that says why.
+
+use sliderun::dtype::DType;
+use sliderun::op::TensorType;
+use sliderun::plan::manifest::Verdict;
+use sliderun::sparse::Pattern;
+
+use super::product::Product;
+use super::{Pass, PassContext, PassError, Refusal};
+use crate::ir::{Graph, WeightForm};
+use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
+use crate::sparsity::{Detection, detect};
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "choose",
+    summary: "decide pattern and precision for every product with a constant weight, and say why",
+    run,
+};
+
+/// What was decided for a product: `None` leaves it a MatMul in the model's own precision.
+struct Decision {
+    form: Option<WeightForm>,
+    reason: String,
+    /// Whether a pattern that was asked for by name was not given.
+    refused: bool,
+}
+
+fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
+    let mut refusals = Vec::new();
+    for product in Product::all(graph) {
+        let node = graph.node(product.node).name.clone();
+        let (patterns, decision) = match product.ineligible(graph) {
+            Some(reason) => (Vec::new(), Decision { form: None, reason, refused: false }),
+            None => match product.read_weight(graph) {
+                Err(error) => (Vec::new(), Decision { form: None, reason: error.to_string(), refused: false }),
+                Ok(weight) => {
+                    let detections = detect(&weight);
+                    let holding = detections.iter().filter(|d| d.holds()).map(|d| d.pattern).collect();
+                    (holding, decide(&detections, graph.ty(product.result()).dtype, context.options))
+                }
+            },
+        };
+        if decision.refused {
+            refusals.push(Refusal { node: node.clone(), reason: decision.reason.clone() });
+        }
+        let pattern = decision.form.and_then(|f| f.pattern);
+        context.verdicts.push(verdict(graph, product, node.clone(), patterns, &decision, pattern));
+        match decision.form {
+            Some(form) => context.report.did([node], format!("{form}: {}", decision.reason)),
+            None => context.report.declined(node, decision.reason),
+        }
+        graph.set_form(product.node, decision.form);
+    }
+    if context.options.strict && !refusals.is_empty() {
+        let help = match context.options.prune {
+            PruneMethod::None => "--prune magnitude makes the pattern hold; without --strict such layers stay dense",
+            PruneMethod::Magnitude => "without --strict such layers stay dense",
+        };
+        return Err(PassError::Refused { nodes: refusals, help: help.into() });
+    }
+    Ok(())
+}
+
+/// The element type that a product multiplies in.
+fn element_type(precision: Precision, model: DType) -> DType {
+    match precision {
+        Precision::Auto => model,
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::Bf16,
+        Precision::F16 => DType::F16,
+        Precision::Int8 => DType::I8,
+        Precision::Fp8 => DType::F8e4m3,
+    }
+}
+
+fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> Decision {
+    let to = element_type(options.precision, model);
+    let holds = |p: Pattern| detections.iter().any(|d| d.pattern == p && d.holds());
+    let (pattern, reason, refused) = match options.sparsity {
+        SparsityRequest::Dense => (None, "dense was asked for".to_owned(), false),
+        SparsityRequest::Pattern(p) if holds(p) => (Some(p), format!("{p} was asked for and holds"), false),
+        SparsityRequest::Pattern(p) => {
+            let d = detections.iter().find(|d| d.pattern == p).expect("every pattern is tested");
+            (None, format!("{p} does not hold: {} of {} blocks have more than {} non-zeros", d.offending, d.blocks, p.kept()), true)
+        }
+        SparsityRequest::Auto => match detections.iter().find(|d| d.holds()) {
+            None => (None, "no pattern holds".to_owned(), false),
+            Some(d) if options.targets.iter().any(|t| matches!(t, Target::Cuda { .. })) => {
+                (Some(d.pattern), format!("{} holds already", d.pattern), false)
+            }
+            Some(d) => {
+                let reason = format!("{p} holds, but the CPU gains no speed from it (--sparsity {p} keeps it)", p = d.pattern);
+                (None, reason, false)
+            }
+        },
+    };
+    let form = (pattern.is_some() || to != model).then_some(WeightForm { to, pattern });
+    Decision { form, reason, refused }
+}
+
+fn verdict(
+    graph: &Graph,
+    product: Product,
+    node: String,
+    patterns: Vec<Pattern>,
+    decision: &Decision,
+    pattern: Option<Pattern>,
+) -> Verdict {
+    let result = graph.output(product.result());
+    let (activation, weight): (&TensorType, &TensorType) = (graph.ty(product.activation), graph.ty(product.weight));
+    // Products of vectors have fewer axes; what is missing is 1.
+    let axis = |ty: &TensorType, from_end: usize| {
+        ty.rank().checked_sub(from_end).map_or_else(|| 1.into(), |axis| ty.shape[axis].clone())
+    };
+    let n = if weight.rank() > 1 { axis(weight, 1) } else { 1.into() };
+    let k = axis(activation, 1);
+    Verdict {
+        node,
+        output: result.name.clone(),
+        m: result.ty.elements().floor_div(&n),
+        n,
+        k,
+        patterns,
+        chosen: decision.form.map_or_else(|| format!("{} dense", result.ty.dtype), |f| f.to_string()),
+        sparse: pattern.is_some(),
+        reason: decision.reason.clone(),
+    }
+}

@@ -1,0 +1,132 @@
+//! `decompose`: a product with a form becomes QuantLift → SparseGemm (or DenseGemm) → Dequant.
+//!
+//! The weight is quantized per output channel, and, for a sparse form, rewritten as overlapping 2:4 windows in the portable
+//! compressed form. In the float types there is nothing to dequantize: QuantLift only rounds and lifts.
+
+use sliderun::dtype::DType;
+use sliderun::op::elementwise::{Binary, Cast};
+use sliderun::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
+use sliderun::op::{Op, TensorType};
+use sliderun::sparse::KLayout;
+use sliderun::tensor::Tensor;
+
+use super::product::Product;
+use super::{Pass, PassContext, PassError};
+use crate::ir::{Constant, Graph, ValueRef, WeightForm};
+use crate::sparsity::{Decomposed, decompose, quantize::quantize};
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "decompose",
+    summary: "rewrite products with a chosen form as QuantLift, SparseGemm or DenseGemm, and Dequant",
+    run,
+};
+
+fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
+    for product in Product::all(graph) {
+        let Some(form) = graph.node(product.node).form else {
+            continue;
+        };
+        let name = graph.node(product.node).name.clone();
+        let weight = match encode(graph, product, form) {
+            Ok(weight) => weight,
+            Err(reason) => {
+                context.report.declined(name, reason);
+                continue;
+            }
+        };
+        let result = Rewriter { graph, name: &name }.product(product, form, weight)?;
+        let origin = graph.node(product.node).origin.clone();
+        graph.add_origin(result.node, origin);
+        graph.replace(product.result(), result);
+        context.report.did([name], form.to_string());
+    }
+    Ok(())
+}
+
+/// A weight as the product's form wants it.
+struct Encoded {
+    weight: EncodedWeight,
+    /// Scale per output channel, f32 [N]; none for the float types.
+    scales: Option<Tensor>,
+}
+
+enum EncodedWeight {
+    /// [N, K].
+    Dense(Tensor),
+    Sparse(Decomposed),
+}
+
+fn encode(graph: &Graph, product: Product, form: WeightForm) -> Result<Encoded, String> {
+    let weight = product.read_weight(graph).map_err(|e| e.to_string())?;
+    let quantized = quantize(&weight, form.to);
+    let scales = quantized.scales.map(|s| Tensor::from_slice(&[s.len()], &s).expect("one scale per output channel"));
+    let weight = match form.pattern {
+        None => EncodedWeight::Dense(quantized.values),
+        Some(pattern) => EncodedWeight::Sparse(decompose(&quantized.values, pattern).map_err(|e| e.to_string())?),
+    };
+    Ok(Encoded { weight, scales })
+}
+
+/// Adds nodes that are named after the product that they replace.
+struct Rewriter<'g> {
+    graph: &'g mut Graph,
+    name: &'g str,
+}
+
+impl Rewriter<'_> {
+    fn product(&mut self, product: Product, form: WeightForm, encoded: Encoded) -> Result<ValueRef, PassError> {
+        let to = self.graph.ty(product.result()).dtype;
+        let layout = match &encoded.weight {
+            EncodedWeight::Dense(weight) => KLayout::dense(weight.shape()[1]),
+            EncodedWeight::Sparse(decomposed) => decomposed.layout.clone(),
+        };
+        let lift = self.add("quant_lift", QuantLift { to: form.to, layout: layout.clone() }, &[Some(product.activation)])?;
+        let accumulator = match encoded.weight {
+            EncodedWeight::Dense(weight) => {
+                let weight = self.constant("weight", &weight);
+                self.add("dense_gemm", DenseGemm {}, &[Some(lift), Some(weight)])?
+            }
+            EncodedWeight::Sparse(d) => {
+                let (values, positions) = (self.constant("values", &d.values), self.constant("positions", &d.positions));
+                self.add("sparse_gemm", SparseGemm { layout }, &[Some(lift), Some(values), Some(positions)])?
+            }
+        };
+        let Some(scales) = encoded.scales else {
+            return self.finish_float(accumulator, to, product.bias);
+        };
+        let token_scale = ValueRef { node: lift.node, slot: 1 };
+        let channel_scale = self.constant("scales", &scales);
+        let bias = product.bias.map(|b| self.as_f32(b)).transpose()?;
+        self.add("dequant", Dequant { to }, &[Some(accumulator), Some(token_scale), Some(channel_scale), bias])
+    }
+
+    /// What follows a product of floats: rounding to the model's type, and the bias.
+    fn finish_float(&mut self, accumulator: ValueRef, to: DType, bias: Option<ValueRef>) -> Result<ValueRef, PassError> {
+        let rounded = match to {
+            DType::F32 => accumulator,
+            _ => self.add("cast", Cast { to }, &[Some(accumulator)])?,
+        };
+        match bias {
+            None => Ok(rounded),
+            Some(_) => self.add("bias", Binary::Add, &[Some(rounded), bias]),
+        }
+    }
+
+    fn as_f32(&mut self, value: ValueRef) -> Result<ValueRef, PassError> {
+        match self.graph.ty(value) {
+            TensorType { dtype: DType::F32, .. } => Ok(value),
+            _ => self.add("bias_f32", Cast { to: DType::F32 }, &[Some(value)]),
+        }
+    }
+
+    fn add(&mut self, part: &str, op: impl Into<Op>, operands: &[Option<ValueRef>]) -> Result<ValueRef, PassError> {
+        let name = format!("{}/{part}", self.name);
+        let node = self.graph.add_op(&name, op, operands).map_err(PassError::infer(&name))?;
+        Ok(ValueRef { node, slot: 0 })
+    }
+
+    fn constant(&mut self, part: &str, tensor: &Tensor) -> ValueRef {
+        self.graph.add_constant(&format!("{}.{part}", self.name), Constant::from_tensor(tensor))
+    }
+}

@@ -1,0 +1,17 @@
+//! Sparsity of constant weights: which patterns they satisfy, pruning them to one, and the exact decomposition into
+//! overlapping 2:4 windows.
+//!
+//! Everything here works on a [`Weight`], the [N, K] matrix of a product with one row per output channel, whatever way the model
+//! stores it. Must not know: graphs beyond their constants, plans, devices.
+//!
+//! Source: SlideSparse, arXiv 2603.05232.
+
+pub mod decompose;
+pub mod detect;
+pub mod prune;
+pub mod quantize;
+pub mod weight;
+
+pub use decompose::{Decomposed, NotSparse, decompose};
+pub use detect::{Detection, detect, satisfied};
+pub use weight::{Orientation, Weight, WeightError};

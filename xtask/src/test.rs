@@ -1,0 +1,18 @@
+//! `cargo xtask test`: format, lints, all tests.
+
+use crate::packages;
+use crate::shell::{self, Result, cargo, succeeds};
+
+/// Runs everything; the first failure ends it.
+pub fn run() -> Result<()> {
+    shell::run(cargo().args(["fmt", "--all", "--check"]))?;
+    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    packages::fetch_all()?;
+    if succeeds(cargo().args(["nextest", "--version"])) {
+        shell::run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))?;
+    } else {
+        println!("cargo-nextest is not installed: using cargo test");
+        shell::run(cargo().args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]))?;
+    }
+    shell::run(cargo().args(["test", "--workspace", "--doc"]))
+}
