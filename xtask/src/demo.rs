@@ -13,7 +13,8 @@ pub fn run() -> Result<()> {
 
     let folder = cache().join("demo");
     std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let (dense, sparse, pruned) = (folder.join("minilm-f32.slide"), folder.join("minilm-6x8-int8.slide"), folder.join("minilm-6x8.onnx"));
+    let (dense, sparse, pruned) =
+        (folder.join("minilm-f32.slide"), folder.join("minilm-6x8-int8.slide"), folder.join("minilm-6x8.onnx"));
 
     heading("The model as it is, compiled to a dense f32 plan: the reference");
     shell::run(command(binary("slidec")).arg("compile").arg(&model).arg("-o").arg(&dense))?;
@@ -40,14 +41,12 @@ pub fn run() -> Result<()> {
     heading("The same sentences through an independent f32 engine: what pruning costs and what quantization costs");
     shell::run(command(binary("slidec")).arg("prune").arg(&model).arg("-o").arg(&pruned).args(["--pattern", "6:8"]))?;
     let input = |name: &str| format!("{name}={}", inputs.join(format!("{name}.npy")).display());
-    shell::run(
-        command(binary("slidec")).arg("verify").arg(&model).arg(&sparse).arg("--pruned").arg(&pruned).args([
-            "--input",
-            &input("input_ids"),
-            "--input",
-            &input("attention_mask"),
-        ]),
-    )?;
+    shell::run(command(binary("slidec")).arg("verify").arg(&model).arg(&sparse).arg("--pruned").arg(&pruned).args([
+        "--input",
+        &input("input_ids"),
+        "--input",
+        &input("attention_mask"),
+    ]))?;
     println!("\nEverything made lies in {}", folder.display());
     Ok(())
 }

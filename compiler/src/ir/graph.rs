@@ -10,6 +10,8 @@ use sliderun::plan::manifest::SymbolRange;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use super::form::WeightForm;
+
 /// A node of a [`Graph`].
 pub type NodeId = NodeIndex;
 
@@ -82,6 +84,8 @@ pub struct Node {
     pub outputs: Vec<NodeOutput>,
     /// Names of the ONNX nodes that went into it; kept through every pass.
     pub origin: BTreeSet<String>,
+    /// How the product's weight is to be compiled, once that is decided; only on products.
+    pub form: Option<WeightForm>,
     /// Number of input slots, counting absent optional ones.
     arity: usize,
     /// Nodes are numbered in the order in which they are added; unlike indices, numbers are not reused.
@@ -204,7 +208,7 @@ impl Graph {
     fn insert(&mut self, kind: NodeKind, name: &str, outputs: Vec<NodeOutput>, arity: usize) -> NodeId {
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.nodes.add_node(Node { kind, name: name.to_owned(), outputs, origin: BTreeSet::new(), arity, serial })
+        self.nodes.add_node(Node { kind, name: name.to_owned(), outputs, origin: BTreeSet::new(), form: None, arity, serial })
     }
 
     /// The number that the next node to be added gets; see [`Graph::operators_since`].
@@ -333,6 +337,11 @@ impl Graph {
     /// Adds names of ONNX nodes to a node's origin.
     pub fn add_origin<S: Into<String>>(&mut self, id: NodeId, names: impl IntoIterator<Item = S>) {
         self.nodes[id].origin.extend(names.into_iter().map(Into::into));
+    }
+
+    /// Decides how a product's weight is to be compiled.
+    pub fn set_form(&mut self, id: NodeId, form: Option<WeightForm>) {
+        self.nodes[id].form = form;
     }
 
     /// Whether `id` is (still) a node of this graph.

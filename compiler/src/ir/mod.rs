@@ -5,6 +5,7 @@
 mod attributes;
 mod elements;
 pub mod eval;
+pub mod form;
 pub mod graph;
 pub mod parse;
 pub mod print;
@@ -13,4 +14,5 @@ pub mod sidecar;
 mod syntax;
 pub mod verify;
 
+pub use form::WeightForm;
 pub use graph::{Constant, Graph, GraphOutput, Node, NodeId, NodeKind, NodeOutput, ValueRef};

@@ -11,6 +11,7 @@ use sliderun::tensor::checked_elements;
 use std::collections::HashMap;
 
 use super::elements;
+use super::form::WeightForm;
 use super::graph::{Constant, Graph, GraphOutput, NodeId, NodeOutput, ValueRef};
 use super::random;
 use super::syntax::{self, At, Data, Definition, Item, Origin, Span, Trailer};
@@ -170,6 +171,10 @@ impl Builder<'_> {
             self.graph.name_value(v, &d.name.value, d.from_model || is_input);
         }
         let node = trailer.node.unwrap_or_else(|| first.value.clone());
+        if let Some(form) = trailer.form {
+            let parsed: WeightForm = form.value.parse().or_else(|e: String| problem(&form.span, e))?;
+            self.graph.set_form(id, Some(parsed));
+        }
         match trailer.origin {
             Origin::Empty => {}
             Origin::Own => self.graph.add_origin(id, [node.as_str()]),

@@ -101,6 +101,9 @@ fn trailer(node: &Node) -> String {
     if node.outputs.first().is_none_or(|o| o.name != node.name) {
         let _ = write!(out, " node {}", quoted(&node.name));
     }
+    if let Some(form) = node.form {
+        let _ = write!(out, " form \"{form}\"");
+    }
     if node.origin.len() == 1 && node.origin.contains(&node.name) {
         out += " origin self";
     } else if !node.origin.is_empty() {

@@ -11,7 +11,7 @@
 //! value     := "%" (letter | digit | "_" | ".")+ | "%" string
 //! operand   := value | "_"                                            # "_": an optional operand that is absent
 //! data      := "[" elements "]" | "hex" string | "digest" string | "random" "(" options ")"
-//! trailer   := ["node" string] ["origin" ("self" | "[" [string {","}] "]")]
+//! trailer   := ["node" string] ["form" string] ["origin" ("self" | "[" [string {","}] "]")]
 //! ```
 //!
 //! Types of operators' results may be left out (all or none of a node): then they are inferred. A node without `node` has its first value's
@@ -61,6 +61,7 @@ pub(super) enum Data {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trailer {
     pub node: Option<String>,
+    pub form: Option<At<String>>,
     pub origin: Origin,
 }
 
@@ -226,11 +227,12 @@ fn value(input: &mut Input<'_>) -> ModalResult<At<String>> {
 
 fn trailer(input: &mut Input<'_>) -> ModalResult<Trailer> {
     let node = opt(preceded(keyword("node"), cut_err(lexeme(string)))).parse_next(input)?;
+    let form = opt(preceded(keyword("form"), cut_err(at(lexeme(string))))).parse_next(input)?;
     let names = delimited(punctuation('['), separated(0.., lexeme(string), punctuation(',')), punctuation(']'));
     let origin = alt((keyword("self").value(Origin::Own), names.map(Origin::Names)));
     let origin =
         opt(preceded(keyword("origin"), cut_err(origin).context(expected("`self` or a list of names")))).parse_next(input)?;
-    Ok(Trailer { node, origin: origin.unwrap_or_default() })
+    Ok(Trailer { node, form, origin: origin.unwrap_or_default() })
 }
 
 /// A quoted string, its escapes undone.

@@ -12,11 +12,8 @@ use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Ta
 use crate::sparsity::{Detection, detect};
 
 /// The pass.
-pub const PASS: Pass = Pass {
-    name: "choose",
-    summary: "decide pattern and precision for every product with a constant weight, and say why",
-    run,
-};
+pub const PASS: Pass =
+    Pass { name: "choose", summary: "decide pattern and precision for every product with a constant weight, and say why", run };
 
 /// What was decided for a product: `None` leaves it a MatMul in the model's own precision.
 struct Decision {
@@ -82,7 +79,11 @@ fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> D
         SparsityRequest::Pattern(p) if holds(p) => (Some(p), format!("{p} was asked for and holds"), false),
         SparsityRequest::Pattern(p) => {
             let d = detections.iter().find(|d| d.pattern == p).expect("every pattern is tested");
-            (None, format!("{p} does not hold: {} of {} blocks have more than {} non-zeros", d.offending, d.blocks, p.kept()), true)
+            (
+                None,
+                format!("{p} does not hold: {} of {} blocks have more than {} non-zeros", d.offending, d.blocks, p.kept()),
+                true,
+            )
         }
         SparsityRequest::Auto => match detections.iter().find(|d| d.holds()) {
             None => (None, "no pattern holds".to_owned(), false),

@@ -9,11 +9,8 @@ use super::{Pass, PassContext, PassError};
 use crate::ir::{Graph, NodeId, ValueRef};
 
 /// The pass.
-pub const PASS: Pass = Pass {
-    name: "fuse-bias",
-    summary: "add a constant bias inside the MatMul with a constant weight that it follows",
-    run,
-};
+pub const PASS: Pass =
+    Pass { name: "fuse-bias", summary: "add a constant bias inside the MatMul with a constant weight that it follows", run };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     rewrite(graph, context, |graph, id, context| {

@@ -13,21 +13,40 @@ use crate::ir::Graph;
 use crate::ir::verify::{InvalidGraph, verify};
 use crate::options::CompileOptions;
 
+mod choose;
+mod decompose;
 mod deduplicate;
 mod fold_constants;
+mod fuse_bias;
 mod fuse_gelu;
 mod fuse_layer_norm;
 mod fuse_silu;
+mod lift;
 pub mod matching;
+mod merge;
 mod normalise;
+mod product;
+mod prune;
 pub mod report;
 pub mod rewrite;
 
 pub use report::{PassReport, Verdict};
 
 /// Every pass, in the order in which a compilation runs them.
-pub const PIPELINE: &[Pass] =
-    &[normalise::PASS, fold_constants::PASS, deduplicate::PASS, fuse_layer_norm::PASS, fuse_gelu::PASS, fuse_silu::PASS];
+pub const PIPELINE: &[Pass] = &[
+    normalise::PASS,
+    fold_constants::PASS,
+    deduplicate::PASS,
+    fuse_layer_norm::PASS,
+    fuse_gelu::PASS,
+    fuse_silu::PASS,
+    fuse_bias::PASS,
+    prune::PASS,
+    choose::PASS,
+    merge::PASS,
+    decompose::PASS,
+    lift::PASS,
+];
 
 /// A pass's declaration.
 #[derive(Clone, Copy)]

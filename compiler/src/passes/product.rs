@@ -28,12 +28,7 @@ impl Product {
         let Op::MatMul(_) = graph.node(node).op()? else {
             return None;
         };
-        Some(Product {
-            node,
-            activation: graph.operand(node, 0)?,
-            weight: graph.operand(node, 1)?,
-            bias: graph.operand(node, 2),
-        })
+        Some(Product { node, activation: graph.operand(node, 0)?, weight: graph.operand(node, 1)?, bias: graph.operand(node, 2) })
     }
 
     /// Every product of the graph, in schedule order.

@@ -40,7 +40,9 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                     Ok((constant, report)) => {
                         let share = 100.0 * report.removed as f64 / report.elements as f64;
                         let energy = 100.0 * report.kept_energy;
-                        let what = format!("pruned to {pattern} by magnitude: {share:.1} % of the weights went, {energy:.2} % of their energy stays");
+                        let what = format!(
+                            "pruned to {pattern} by magnitude: {share:.1} % of the weights went, {energy:.2} % of their energy stays"
+                        );
                         context.report.did([name], what);
                         let weight_name = format!("{}.pruned", graph.output(product.weight).name);
                         let new = graph.add_constant(&weight_name, constant);

@@ -66,8 +66,7 @@ fn decompose_as<T: WeightElement>(weight: &Tensor, pattern: Pattern) -> Result<D
         Ok(())
     })?;
     let lifted = Tensor::from_slice(&[n, width], &lifted).expect("N rows of K' elements");
-    let (values, positions) =
-        compressed::compress(lifted.view()).expect("sliding leaves at most two non-zeros in every window");
+    let (values, positions) = compressed::compress(lifted.view()).expect("sliding leaves at most two non-zeros in every window");
     Ok(Decomposed { layout, values, positions })
 }
 
@@ -108,8 +107,7 @@ mod tests {
             let pattern = Pattern::from_n(n).unwrap();
             let sources = KLayout::sparse(pattern.block(), pattern).sources();
             for mask in 0u32..1 << pattern.block() {
-                let block: Vec<i8> =
-                    (0..pattern.block()).map(|i| if mask >> i & 1 == 1 { i as i8 + 1 } else { 0 }).collect();
+                let block: Vec<i8> = (0..pattern.block()).map(|i| if mask >> i & 1 == 1 { i as i8 + 1 } else { 0 }).collect();
                 let mut lifted = vec![0; pattern.lifted_block()];
                 let result = slide_block(&block, &mut lifted);
                 assert_eq!(result.is_ok(), mask.count_ones() as usize <= pattern.kept(), "N={n} mask={mask:b}");

@@ -49,10 +49,7 @@ fn per_channel<T: Element>(weight: &Weight, largest: f32, encode: fn(f32) -> T) 
         .zip(&scales)
         .flat_map_iter(|(row, scale)| row.iter().map(move |v| scale.map_or(zero, |s| encode(v / s))))
         .collect();
-    QuantizedWeight {
-        values: matrix(weight, &values),
-        scales: Some(scales.into_iter().map(|s| s.unwrap_or(1.0)).collect()),
-    }
+    QuantizedWeight { values: matrix(weight, &values), scales: Some(scales.into_iter().map(|s| s.unwrap_or(1.0)).collect()) }
 }
 
 fn rounded<T: Element>(weight: &Weight, round: fn(f32) -> T) -> QuantizedWeight {

@@ -7,7 +7,7 @@ use super::{InferError, InputTypes, Semantics, TensorType, broadcast, may_equal}
 use crate::dim::Dim;
 use crate::dtype::DType;
 
-/// Inputs (a, b): NumPy's matmul, batched and broadcast.
+/// Inputs (a, b, bias?): NumPy's matmul, batched and broadcast. The bias, [N], is added to every row; it needs a matrix b, and f32, f16 or bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatMul {}
 
@@ -71,11 +71,22 @@ fn matmul_shape(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, InferError> 
 
 impl Semantics for MatMul {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
-        inputs.at_most(2)?;
+        inputs.at_most(3)?;
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         expect_number(0, a.dtype)?;
         expect_same(1, b, a)?;
-        Ok(vec![TensorType::new(a.dtype, matmul_shape(a, b)?)])
+        let shape = matmul_shape(a, b)?;
+        if let Some(bias) = inputs.optional(2) {
+            expect_same(2, bias, a)?;
+            if !matches!(a.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+                return Err(InferError::DType { input: 2, actual: bias.dtype, expected: "f32, f16 or bf16" });
+            }
+            let fits = b.rank() == 2 && bias.rank() == 1 && may_equal(&bias.shape[0], &b.shape[1]);
+            if !fits {
+                return Err(InferError::Shape(format!("a bias of {bias} does not fit the right-hand side {b}")));
+            }
+        }
+        Ok(vec![TensorType::new(a.dtype, shape)])
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Manifest {
     pub steps: Vec<Step>,
     /// The constant data.
     pub blobs: Vec<Blob>,
-    /// What the compiler decided for each matrix product with a constant weight.
+    /// What the compiler decided for each matrix product.
     pub verdicts: Vec<Verdict>,
 }
 
@@ -119,7 +119,7 @@ pub struct Blob {
     pub digest: blake3::Hash,
 }
 
-/// What the compiler decided for one matrix product with a constant weight.
+/// What the compiler decided for one matrix product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The model's node.
@@ -129,9 +129,9 @@ pub struct Verdict {
     /// Rows of the activation.
     pub m: crate::dim::Dim,
     /// Output channels.
-    pub n: usize,
+    pub n: crate::dim::Dim,
     /// Inner extent.
-    pub k: usize,
+    pub k: crate::dim::Dim,
     /// The patterns that the weight satisfies as it is compiled (after pruning).
     pub patterns: Vec<crate::sparse::Pattern>,
     /// What was chosen: `f32 dense`, `int8 6:8` …

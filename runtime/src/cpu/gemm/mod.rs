@@ -66,8 +66,16 @@ impl Kernel for MatMul {
         if in_f32(a.dtype) {
             let a = widened("MatMul", a)?;
             let a = Strided::row_major(&a, m, k);
-            return rounded("MatMul", out, |out| match context.prepared {
-                Some(Prepared::F32(packed)) if offsets.len() == 1 => float::multiply(out, a, RhsF32::Packed(packed), 1.0, None),
+            let bias = inputs.get(2).copied().flatten().map(|bias| widened("MatMul", bias)).transpose()?;
+            return rounded("MatMul", out, |out| match (context.prepared, &bias) {
+                (Some(Prepared::F32(packed)), _) if offsets.len() == 1 => {
+                    float::multiply(out, a, RhsF32::Packed(packed), 1.0, bias.as_deref())
+                }
+                // A bias comes with a matrix on the right, so that the batch has collapsed into one product.
+                (_, Some(bias)) => {
+                    let b = widened("MatMul", b)?;
+                    float::multiply(out, a, RhsF32::Strided(Strided::row_major(&b, k, n)), 1.0, Some(bias))
+                }
                 _ => batched(out, a, Strided::row_major(&widened("MatMul", b)?, k, n), &offsets),
             });
         }
