@@ -8,6 +8,8 @@ use clap::Parser;
 use slidec_samples::embed::{self, Batch, Error};
 use sliderun::plan::Plan;
 use sliderun::session::{Device, Session, SessionOptions};
+use sliderun::tool::npy;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,8 +46,8 @@ fn main() -> Result<(), Error> {
     let batches = sentences.chunks(BATCH).map(|c| embed::tokenize(&tokenizer, c)).collect::<Result<Vec<_>, _>>()?;
     if let (Some(folder), Some(first)) = (&arguments.save_inputs, batches.first()) {
         std::fs::create_dir_all(folder)?;
-        sliderun::tool::npy::write(&folder.join("input_ids.npy"), first.input_ids.view())?;
-        sliderun::tool::npy::write(&folder.join("attention_mask.npy"), first.attention_mask.view())?;
+        npy::write(first.input_ids.view(), &mut File::create(folder.join("input_ids.npy"))?)?;
+        npy::write(first.attention_mask.view(), &mut File::create(folder.join("attention_mask.npy"))?)?;
     }
 
     let embeddings = run(&arguments.plan, &batches)?;
