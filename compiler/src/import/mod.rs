@@ -38,6 +38,8 @@ mod resize;
 mod shape_values;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod translate;
 
 pub use context::NodeContext;

@@ -8,6 +8,8 @@ mod load;
 pub mod proto;
 mod save;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 pub use load::{ModelError, OnnxModel};
 pub use tensor::{DataTypeError, TensorDataError, data_type_name, dtype_of, onnx_data_type};
