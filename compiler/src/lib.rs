@@ -4,11 +4,14 @@
 //! refused in lowering, with every offending node named at once. ONNX → `import` → `ir` → `passes` → `lower` → plan; each part
 //! knows only the next.
 
+pub mod cli;
+pub mod compile;
 pub mod import;
 pub mod ir;
 pub mod lower;
 pub mod onnx;
 pub mod options;
 pub mod passes;
+pub mod report;
 pub mod sparsity;
 pub mod verify;

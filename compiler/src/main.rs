@@ -1,1 +1,7 @@
-fn main() {}
+//! The `slidec` program; see [`slidec::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slidec::cli::main()
+}

@@ -4,8 +4,11 @@
 
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::sparse::Pattern;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+
+use crate::ir::Constant;
 
 /// Everything that shapes a plan beside the model itself. The default changes no numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct CompileOptions {
     pub targets: Vec<Target>,
     /// Ranges of symbols that the user gives; the others keep the model's.
     pub shapes: Vec<SymbolRange>,
+    /// Inputs of the model that become constants, by name.
+    pub freeze: BTreeMap<String, Constant>,
 }
 
 impl Default for CompileOptions {
@@ -33,6 +38,7 @@ impl Default for CompileOptions {
             strict: false,
             targets: vec![Target::Cpu],
             shapes: Vec::new(),
+            freeze: BTreeMap::new(),
         }
     }
 }

@@ -77,7 +77,11 @@ fn constant_bytes(manifest: &Manifest) -> u64 {
     manifest.blobs.iter().fold(0, |sum: u64, b| sum.saturating_add(b.len))
 }
 
-fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+/// What a plan says, for people; `checked` tells whether its blobs have been.
+///
+/// # Errors
+/// Those of `out`.
+pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolError> {
     let m = plan.manifest();
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     writeln!(out, "format {FORMAT_VERSION}, {:.2} MiB of which constants {:.2} MiB", mib(plan.size()), mib(constant_bytes(m)))?;

@@ -1,0 +1,221 @@
+//! `slidec compile`: a model becomes a plan.
+
+use clap::Args;
+use sliderun::atomic_file::write_atomically;
+use sliderun::plan::manifest::{SymbolRange, Verdict};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::failure::{Complaint, Failure, Result};
+use super::output::{self, Column, Spinner, bytes, duration, json, table};
+use super::values::{self, NamedFile};
+use crate::compile::{Compiled, Observer, Stage, compile};
+use crate::ir::{Graph, sidecar};
+use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
+use crate::passes::Pass;
+use crate::report::{FileSize, PassEntry, Report, html, patterns, peak_memory};
+
+const EXAMPLES: &str = "\
+Examples:
+  slidec compile model.onnx -o model.slide
+  slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --precision int8
+  slidec compile model.onnx -o model.slide --shape batch=1..32,seq=1..512 --report report.html";
+
+/// Compile a model into a plan
+///
+/// Prints one line per matrix product with a constant weight: its name and size, the sparsity patterns that its weight satisfies,
+/// what was chosen and why. With the default options no number changes: products run sparse only where their weights already are.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Compile {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// The plan to write; it appears only when it is complete
+    #[arg(short, long, value_name = "MODEL.slide")]
+    output: PathBuf,
+    /// Sparsity pattern of the products: auto, dense, 2:4, 4:6, 6:8, 8:10, 10:12, 12:14 or 14:16
+    #[arg(long, value_name = "PATTERN", default_value = "auto")]
+    sparsity: SparsityRequest,
+    /// How to make weights satisfy the pattern: none or magnitude
+    #[arg(long, value_name = "METHOD", default_value = "none", value_parser = values::prune_method)]
+    prune: PruneMethod,
+    /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    precision: Precision,
+    /// Devices that the plan is for: cpu
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
+    target: Vec<Target>,
+    /// Values that the symbols of the model's shapes may have, like batch=1..32,seq=1..512
+    #[arg(long, value_name = "SYMBOL=MIN..MAX", value_delimiter = ',', value_parser = values::symbol_range)]
+    shape: Vec<SymbolRange>,
+    /// Makes an input a constant; may be given several times
+    #[arg(long, value_name = "NAME=FILE.npy")]
+    freeze: Vec<NamedFile>,
+    /// Writes the graph as it is after a pass (`slidec passes` lists them), beside the plan unless FILE is given
+    #[arg(long, value_name = "PASS[=FILE]", value_parser = EmitAfter::parse)]
+    emit_after: Vec<EmitAfter>,
+    /// Writes what was decided and done, by its ending as a page or as data; may be given several times
+    #[arg(long, value_name = "FILE.html|FILE.json", value_parser = report_path)]
+    report: Vec<PathBuf>,
+    /// Fails when a product cannot take the pattern asked for
+    #[arg(long)]
+    strict: bool,
+    /// Says on stderr what each pass did and declined
+    #[arg(short, long)]
+    verbose: bool,
+    /// Prints the report as JSON instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone)]
+struct EmitAfter {
+    pass: &'static Pass,
+    file: Option<PathBuf>,
+}
+
+impl EmitAfter {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let (name, file) = text.split_once('=').map_or((text, None), |(name, file)| (name, Some(file.into())));
+        let pass = Pass::by_name(name).ok_or_else(|| format!("there is no pass '{name}'; `slidec passes` lists them"))?;
+        Ok(EmitAfter { pass, file })
+    }
+
+    fn path(&self, plan: &Path) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| plan.with_extension(format!("{}.ir", self.pass.name)))
+    }
+}
+
+fn report_path(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("html" | "json") => Ok(path),
+        _ => Err("a report is a .html or a .json file".to_owned()),
+    }
+}
+
+impl Compile {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Everything that keeps the model from being compiled or the results from being written.
+    pub fn run(self, out: &mut dyn Write) -> Result {
+        let options = CompileOptions {
+            sparsity: self.sparsity,
+            precision: self.precision,
+            prune: self.prune,
+            strict: self.strict,
+            targets: self.target.clone(),
+            shapes: self.shape.clone(),
+            freeze: values::load_all(&self.freeze)?,
+        };
+        let spinner = Spinner::start();
+        let mut watch = Watch { spinner: &spinner, emit: &self.emit_after, plan: &self.output };
+        let what = || format!("'{}' was not compiled", self.model.display());
+        let compiled =
+            compile(&self.model, &options, &mut watch).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))?;
+        spinner.say("write");
+        let plan_bytes = compiled
+            .write(&self.output)
+            .map_err(|e| Failure::because(format!("'{}' was not written", self.output.display()), &e))?;
+        let report = self.report_of(&compiled, plan_bytes);
+        for path in &self.report {
+            write_report(path, &report)?;
+        }
+        drop(spinner);
+        if self.verbose {
+            // Logging goes on without a reader.
+            let _ = log_passes(&mut io::stderr().lock(), &compiled);
+        }
+        if self.json { json(out, &report) } else { print(out, &report, &compiled) }
+    }
+
+    fn report_of(&self, compiled: &Compiled, plan_bytes: u64) -> Report {
+        Report {
+            model: FileSize { path: self.model.display().to_string(), bytes: compiled.model_bytes },
+            plan: FileSize { path: self.output.display().to_string(), bytes: plan_bytes },
+            provenance: compiled.manifest.provenance.clone(),
+            symbols: compiled.manifest.symbols.clone(),
+            stages: compiled.timings.clone(),
+            seconds: compiled.elapsed().as_secs_f64(),
+            peak_memory: peak_memory(),
+            verdicts: compiled.verdicts().to_vec(),
+            passes: compiled.reports.iter().map(PassEntry::from).collect(),
+        }
+    }
+}
+
+struct Watch<'a> {
+    spinner: &'a Spinner,
+    emit: &'a [EmitAfter],
+    plan: &'a Path,
+}
+
+impl Observer for Watch<'_> {
+    fn stage(&mut self, stage: Stage) {
+        self.spinner.say(stage);
+    }
+
+    fn after_pass(&mut self, pass: &Pass, graph: &Graph) -> io::Result<()> {
+        self.spinner.say(format_args!("after pass {}", pass.name));
+        for emit in self.emit.iter().filter(|e| e.pass.name == pass.name) {
+            let path = emit.path(self.plan);
+            sidecar::write(graph, &path)
+                .map_err(|e| io::Error::new(e.kind(), format!("cannot write '{}': {e}", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_report(path: &Path, report: &Report) -> Result {
+    let text =
+        if path.extension().is_some_and(|e| e == "html") { html(report) } else { serde_json::to_string_pretty(report)? + "\n" };
+    write_atomically(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Failure::because(format!("the report '{}' was not written", path.display()), &e))
+}
+
+fn log_passes(log: &mut dyn Write, compiled: &Compiled) -> io::Result<()> {
+    for report in &compiled.reports {
+        writeln!(log, "{} ({})", report.pass, duration(report.time))?;
+        for line in report.to_string().lines() {
+            writeln!(log, "  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
+    if !report.verdicts.is_empty() {
+        verdict_table(out, &report.verdicts)?;
+        writeln!(out)?;
+    }
+    let sparse = report.verdicts.iter().filter(|v| v.sparse).count();
+    write!(
+        out,
+        "{}: {} (model {}), {} steps, {sparse} of {} matrix products sparse; compiled in {}",
+        report.plan.path,
+        bytes(report.plan.bytes),
+        bytes(report.model.bytes),
+        compiled.manifest.steps.len(),
+        report.verdicts.len(),
+        output::duration(std::time::Duration::from_secs_f64(report.seconds)),
+    )?;
+    match report.peak_memory {
+        Some(peak) => writeln!(out, ", peak memory {}", bytes(peak))?,
+        None => writeln!(out)?,
+    }
+    Ok(())
+}
+
+/// One line per matrix product with a constant weight.
+///
+/// # Errors
+/// Those of `out`.
+pub fn verdict_table(out: &mut dyn Write, verdicts: &[Verdict]) -> Result {
+    let columns =
+        [Column::Text("MATMUL"), Column::Number("M×N×K"), Column::Text("PATTERNS"), Column::Text("CHOSEN"), Column::Text("WHY")];
+    let row =
+        |v: &Verdict| vec![v.node.clone(), format!("{}×{}×{}", v.m, v.n, v.k), patterns(v), v.chosen.clone(), v.reason.clone()];
+    table(out, &columns, verdicts.iter().map(row))
+}

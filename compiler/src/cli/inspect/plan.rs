@@ -1,0 +1,107 @@
+//! What a plan is made of.
+
+use sliderun::plan::Plan;
+use sliderun::plan::manifest::{Manifest, Storage, ValueId};
+use sliderun::session::{ArenaSize, Device, Session, SessionOptions};
+use sliderun::tool::inspect::{describe, text};
+use sliderun::tool::symbols;
+use std::io::Write;
+use std::sync::Arc;
+
+use super::Inspect;
+use super::dot::Dot;
+use crate::cli::failure::{Failure, Result};
+use crate::cli::inputs::finish;
+use crate::cli::output::{Column, bytes, json, table};
+
+/// Prints it as asked.
+///
+/// # Errors
+/// Those of the output; symbols that the plan does not have; with `--check`, damaged data.
+pub fn inspect(args: &Inspect, what: &str, plan: Plan, out: &mut dyn Write) -> Result {
+    if args.check {
+        plan.check().map_err(|e| Failure::because(what, &e))?;
+    }
+    if args.dot {
+        return Ok(dot(plan.manifest(), &args.file.display().to_string(), out)?);
+    }
+    let plan = Arc::new(plan);
+    let memory = args.shape.is_some().then(|| memory(args, what, &plan)).transpose()?;
+    if args.json {
+        let mut described = describe(&plan, args.check);
+        if let (Some((shape, size)), Some(object)) = (memory, described.as_object_mut()) {
+            let memory = serde_json::json!({ "shape": shape, "bytes": size.bytes, "lower_bound": size.lower_bound });
+            object.insert("memory".to_owned(), memory);
+        }
+        return json(out, &described);
+    }
+    finish(what, text(&plan, args.check, out))?;
+    if let Some((shape, size)) = memory {
+        let (total, least) = (bytes(size.bytes as u64), bytes(size.lower_bound as u64));
+        writeln!(out, "working memory for {shape}: {total}, at least {least} by liveness")?;
+    }
+    if args.steps {
+        writeln!(out)?;
+        steps(plan.manifest(), out)?;
+    }
+    Ok(())
+}
+
+fn memory(args: &Inspect, what: &str, plan: &Arc<Plan>) -> Result<(String, ArenaSize)> {
+    let given = args.shape.clone().unwrap_or_default();
+    let shape = finish(what, symbols::complete(&given, &plan.manifest().symbols).map_err(Into::into))?;
+    let session = Session::new(plan.clone(), Device::Cpu, SessionOptions::default());
+    let size = finish(what, session.and_then(|s| s.arena_size(&shape)).map_err(Into::into))?;
+    Ok((symbols::format(&shape), size))
+}
+
+fn steps(manifest: &Manifest, out: &mut dyn Write) -> Result {
+    let describe = |id: &ValueId| manifest.values.get(id.0 as usize).map_or(String::new(), |v| v.ty.to_string());
+    let rows = manifest.steps.iter().enumerate().map(|(i, step)| {
+        let inputs: Vec<String> = step.inputs.iter().flatten().map(describe).collect();
+        let outputs: Vec<String> = step.outputs.iter().map(describe).collect();
+        vec![i.to_string(), step.name.clone(), step.op.name().to_owned(), inputs.join(" "), outputs.join(" ")]
+    });
+    let columns =
+        [Column::Number("#"), Column::Text("STEP"), Column::Text("OPERATOR"), Column::Text("OPERANDS"), Column::Text("RESULTS")];
+    table(out, &columns, rows)
+}
+
+fn dot(manifest: &Manifest, name: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut dot = Dot::begin(out, name)?;
+    let mut producers: Vec<Option<String>> = vec![None; manifest.values.len()];
+    // Validation made every index one of the list.
+    let value = |id: ValueId| &manifest.values[id.0 as usize];
+    for &id in &manifest.inputs {
+        let node = format!("input {}", value(id).name);
+        dot.node(&node, &[&value(id).name, &value(id).ty.to_string()], true)?;
+        producers[id.0 as usize] = Some(node);
+    }
+    for (i, step) in manifest.steps.iter().enumerate() {
+        let node = format!("step {i}");
+        dot.node(&node, &[step.op.name(), &step.name], false)?;
+        for id in &step.outputs {
+            producers[id.0 as usize] = Some(node.clone());
+        }
+    }
+    // Constants have no producer: they would hide the structure.
+    let producer = |id: ValueId| match value(id).storage {
+        Storage::Alias(of) => producers[of.0 as usize].as_deref(),
+        _ => producers[id.0 as usize].as_deref(),
+    };
+    for (i, step) in manifest.steps.iter().enumerate() {
+        for &id in step.inputs.iter().flatten() {
+            if let Some(from) = producer(id) {
+                dot.edge(from, &format!("step {i}"), &value(id).ty.to_string())?;
+            }
+        }
+    }
+    for output in &manifest.outputs {
+        let node = format!("output {}", output.name);
+        dot.node(&node, &[&output.name, &value(output.value).ty.to_string()], true)?;
+        if let Some(from) = producer(output.value) {
+            dot.edge(from, &node, "")?;
+        }
+    }
+    dot.end()
+}

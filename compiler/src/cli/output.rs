@@ -1,0 +1,119 @@
+//! What commands print: tables and JSON on stdout, progress on stderr.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::Write;
+use std::time::Duration;
+
+use super::failure::Result;
+
+/// Whether a column holds numbers, which line up on the right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// Text, from the left.
+    Text(&'static str),
+    /// Numbers, from the right.
+    Number(&'static str),
+}
+
+/// Prints a table without borders: one header line, one line per row, nothing cut.
+///
+/// # Errors
+/// Those of `out`.
+pub fn table(out: &mut dyn Write, columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> Result {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let cell = |text: &str, column: &Column| {
+        let alignment = if matches!(column, Column::Number(_)) { CellAlignment::Right } else { CellAlignment::Left };
+        Cell::new(text).set_alignment(alignment)
+    };
+    table.set_header(columns.iter().map(|c| {
+        let (Column::Text(name) | Column::Number(name)) = c;
+        cell(name, c)
+    }));
+    for row in rows {
+        table.add_row(row.iter().zip(columns).map(|(text, column)| cell(text, column)));
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints a value as indented JSON and a newline.
+///
+/// # Errors
+/// Those of `out`.
+pub fn json(out: &mut dyn Write, value: &impl Serialize) -> Result {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// A spinner on stderr while the user waits; nothing where stderr is no terminal.
+pub struct Spinner(ProgressBar);
+
+impl Spinner {
+    /// Starts to spin.
+    pub fn start() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Spinner(bar)
+    }
+
+    /// What is being done now.
+    pub fn say(&self, what: impl Display) {
+        self.0.set_message(what.to_string());
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A size in bytes for people: `69.2 MB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (n as f64, 0);
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// A time for people: `1.24 s`, `35.1 ms`, `812 µs`.
+pub fn duration(d: Duration) -> String {
+    let s = d.as_secs_f64();
+    match s {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        s => format!("{:.0} µs", s * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_for_people() {
+        let sizes = [0, 999, 1000, 69_234_567, 4_000_000_000].map(bytes);
+        assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "69.2 MB", "4.0 GB"]);
+        let times = [12, 3_456, 1_240_000].map(|us| duration(Duration::from_micros(us)));
+        assert_eq!(times, ["12 µs", "3.5 ms", "1.24 s"]);
+    }
+
+    #[test]
+    fn tables_are_plain_lines() {
+        let mut out = Vec::new();
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long name".to_owned(), "1000".to_owned()]];
+        table(&mut out, &[Column::Text("name"), Column::Number("n")], rows).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+    }
+}

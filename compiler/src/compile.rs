@@ -1,0 +1,243 @@
+//! The whole way from a model to a plan: open → import → passes → lower. Writing the result is the caller's last word, so that nothing
+//! appears on disk before everything has succeeded.
+//!
+//! ```no_run
+//! use slidec::compile::compile;
+//! use slidec::options::{CompileOptions, Precision, PruneMethod};
+//! use std::path::Path;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = CompileOptions {
+//!     sparsity: "6:8".parse()?,
+//!     prune: PruneMethod::Magnitude,
+//!     precision: Precision::Int8,
+//!     ..CompileOptions::default()
+//! };
+//! let compiled = compile(Path::new("model.onnx"), &options, &mut ())?;
+//! for verdict in &compiled.manifest.verdicts {
+//!     println!("{}: {}", verdict.node, verdict.chosen);
+//! }
+//! compiled.write(Path::new("model.slide"))?;
+//! # Ok(())
+//! # }
+//! ```
+
+use sliderun::plan::manifest::{Manifest, Provenance, Verdict};
+use sliderun::plan::{PlanError, PlanWriter};
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::import::{ImportErrors, ImportOptions, import};
+use crate::ir::Graph;
+use crate::lower::{LowerErrors, lower};
+use crate::onnx::proto::EXTERNAL;
+use crate::onnx::{ModelError, OnnxModel};
+use crate::options::{CompileOptions, Target};
+use crate::passes::{Pass, PassReport, PipelineError, run_pipeline};
+use crate::report::Timing;
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Stage {
+    Open,
+    Import,
+    Passes,
+    Lower,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Stage::Open => "open",
+            Stage::Import => "import",
+            Stage::Passes => "passes",
+            Stage::Lower => "lower",
+        })
+    }
+}
+
+/// Watches a compilation; `()` looks away.
+pub trait Observer {
+    /// A stage begins.
+    fn stage(&mut self, _stage: Stage) {}
+
+    /// A pass has left this graph.
+    ///
+    /// # Errors
+    /// Those of writing the graph somewhere; they end the compilation.
+    fn after_pass(&mut self, _pass: &Pass, _graph: &Graph) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Observer for () {}
+
+/// Why a model did not compile.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[allow(missing_docs)]
+pub enum CompileError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Import(#[from] ImportErrors),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pass(#[from] PipelineError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lower(#[from] LowerErrors),
+    #[error("plans for {0} cannot be made yet")]
+    #[diagnostic(help("this version compiles for the CPU: leave --target away or give `--target cpu`"))]
+    Target(Target),
+}
+
+/// A compiled model: a plan that has not been written yet.
+pub struct Compiled {
+    /// The graph that was lowered.
+    pub graph: Graph,
+    /// The plan's manifest; its blobs are the writer's.
+    pub manifest: Manifest,
+    /// The plan's constant data.
+    pub writer: PlanWriter<'static>,
+    /// What each pass did and declined.
+    pub reports: Vec<PassReport>,
+    /// How long each stage took.
+    pub timings: Vec<Timing>,
+    /// Size of the model in bytes, external data included.
+    pub model_bytes: u64,
+    started: Instant,
+}
+
+impl Compiled {
+    /// One verdict per matrix product with a constant weight.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.manifest.verdicts
+    }
+
+    /// Time since the compilation began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Writes the plan; the file appears only when it is complete. Gives its size in bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&self, path: &Path) -> Result<u64, PlanError> {
+        self.writer.finish(self.manifest.clone(), path)
+    }
+
+    /// The bytes of the plan file.
+    ///
+    /// # Errors
+    /// A manifest that is not valid, which is a defect of the compiler.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
+        self.writer.to_bytes(self.manifest.clone())
+    }
+}
+
+/// Compiles the model at `path`.
+///
+/// # Errors
+/// A file that is no model, everything in it that is not supported (all at once), and options that it cannot meet.
+pub fn compile(path: &Path, options: &CompileOptions, observer: &mut dyn Observer) -> Result<Compiled, CompileError> {
+    let mut clock = Clock::start();
+    observer.stage(Stage::Open);
+    let model = OnnxModel::open(path)?;
+    clock.lap(Stage::Open);
+    compile_from(&model, options, observer, clock)
+}
+
+/// Compiles a model that has been opened or built in memory.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_model(model: &OnnxModel, options: &CompileOptions, observer: &mut dyn Observer) -> Result<Compiled, CompileError> {
+    compile_from(model, options, observer, Clock::start())
+}
+
+fn compile_from(
+    model: &OnnxModel,
+    options: &CompileOptions,
+    observer: &mut dyn Observer,
+    mut clock: Clock,
+) -> Result<Compiled, CompileError> {
+    if let Some(&target) = options.targets.iter().find(|t| **t != Target::Cpu) {
+        return Err(CompileError::Target(target));
+    }
+    observer.stage(Stage::Import);
+    let symbols = options.shapes.iter().map(|s| (s.name.clone(), (s.min, s.max))).collect();
+    let mut graph = import(model, &ImportOptions { symbols, freeze: options.freeze.clone() })?;
+    clock.lap(Stage::Import);
+    observer.stage(Stage::Passes);
+    let outcome = run_pipeline(&mut graph, options, &mut |pass, graph| observer.after_pass(pass, graph))?;
+    clock.lap(Stage::Passes);
+    observer.stage(Stage::Lower);
+    let provenance = Provenance {
+        producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+        model_digest: model.digest().to_hex().to_string(),
+        options: spelled(options),
+    };
+    let lowered = lower(&graph, provenance, outcome.verdicts)?;
+    clock.lap(Stage::Lower);
+    Ok(Compiled {
+        graph,
+        manifest: lowered.manifest,
+        writer: lowered.writer,
+        reports: outcome.reports,
+        timings: clock.timings,
+        model_bytes: model_bytes(model),
+        started: clock.started,
+    })
+}
+
+struct Clock {
+    started: Instant,
+    lap: Instant,
+    timings: Vec<Timing>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Clock { started: now, lap: now, timings: Vec::new() }
+    }
+
+    fn lap(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.timings.push(Timing::new(stage.to_string(), now - self.lap));
+        self.lap = now;
+    }
+}
+
+/// The options in command-line form, always in this order.
+fn spelled(options: &CompileOptions) -> Vec<String> {
+    let list = |items: Vec<String>| items.join(",");
+    let mut out = vec![
+        format!("--sparsity={}", options.sparsity),
+        format!("--prune={}", options.prune),
+        format!("--precision={}", options.precision),
+        format!("--target={}", list(options.targets.iter().map(ToString::to_string).collect())),
+    ];
+    if !options.shapes.is_empty() {
+        let range = |s: &sliderun::plan::manifest::SymbolRange| format!("{}={}..{}", s.name, s.min, s.max);
+        out.push(format!("--shape={}", list(options.shapes.iter().map(range).collect())));
+    }
+    out.extend(options.freeze.keys().map(|name| format!("--freeze={name}")));
+    if options.strict {
+        out.push("--strict".to_owned());
+    }
+    out
+}
+
+/// The model file and what its initializers take in other files.
+fn model_bytes(model: &OnnxModel) -> u64 {
+    let external = model.graph().initializer.iter().filter(|t| t.data_location() == EXTERNAL);
+    let lengths = external.filter_map(|t| t.external_data.iter().find(|e| e.key() == "length")?.value().parse::<u64>().ok());
+    lengths.fold(model.file_len() as u64, u64::saturating_add)
+}
