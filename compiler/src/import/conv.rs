@@ -187,7 +187,9 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> Imported {
                     Refusal::new(format!("the padding {full} - {out} must be known when compiling; fix the extents or give pads"))
                 })?;
                 let total = if wanted.is_none() { total.max(0) } else { total };
-                if auto_pad == "SAME_UPPER" { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                // Rounded down also where more is asked for than there is: the first element stays where it is.
+                let half = total.div_euclid(2);
+                if auto_pad == "SAME_UPPER" { (half, total - half) } else { (total - half, half) }
             }
             (None, Some(pads)) => (pads[i], pads[n + i]),
             (None, None) => (0, 0),
