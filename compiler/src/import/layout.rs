@@ -452,8 +452,7 @@ mod tests {
         ] {
             check(13, op(), &[X, Ints(&starts), Ints(&ends), Ints(&axes), Ints(&steps)], &[&slice(&cut, ty)]);
         }
-        let same = ["Identity(Identity) -> f32[n, 6, 4]"];
-        check(13, op(), &[X, Ints(&[0]), Ints(&[i64::from(i32::MAX)])], &same);
+        check(13, op(), &[X, Ints(&[0]), Ints(&[i64::from(i32::MAX)])], &[]);
         let old = op().attr("starts", vec![2]).attr("ends", vec![4]).attr("axes", vec![1]);
         check(9, old, &[X], &[&slice(&axis(1, "2", "2", 1), "n, 2, 4")]);
         refused(13, op(), &[X, Ints(&[0, 0]), Ints(&[1])], "must agree");
