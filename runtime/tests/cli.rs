@@ -1,0 +1,141 @@
+//! The `sliderun` program from the outside: results, exit codes, a closed pipe.
+#![cfg(feature = "cli")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use sliderun::dim::Dim;
+use sliderun::dtype::DType;
+use sliderun::op::TensorType;
+use sliderun::op::gemm::MatMul;
+use sliderun::plan::PlanWriter;
+use sliderun::plan::manifest::{Manifest, Output as PlanOutput, Provenance, Step, Storage, SymbolRange, Value, ValueId};
+use sliderun::tensor::Tensor;
+use sliderun::tool::npy;
+
+/// y = x·w for x: f32[batch, 2] and w = [[1, 2], [3, 4]].
+fn write_plan(folder: &Path) -> PathBuf {
+    let path = folder.join("product.slide");
+    let mut writer = PlanWriter::new();
+    let w = writer.add_blob(bytemuck::cast_slice::<f32, u8>(&[1.0, 2.0, 3.0, 4.0]).to_vec());
+    let value = |name: &str, rows: &str, storage| Value {
+        name: name.into(),
+        ty: TensorType::new(DType::F32, [rows.parse::<Dim>().unwrap(), 2.into()]),
+        storage,
+        from_model: true,
+    };
+    let manifest = Manifest {
+        provenance: Provenance { producer: "slidec test".into(), ..Provenance::default() },
+        symbols: vec![SymbolRange { name: "batch".into(), min: 1, max: 8 }],
+        values: vec![
+            value("x", "batch", Storage::Input),
+            value("w", "2", Storage::Constant(w)),
+            value("a/y", "batch", Storage::Computed),
+        ],
+        inputs: vec![ValueId(0)],
+        outputs: vec![PlanOutput { name: "a/y".into(), value: ValueId(2) }],
+        steps: vec![Step {
+            name: "product".into(),
+            op: MatMul {}.into(),
+            inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
+            outputs: vec![ValueId(2)],
+            origin: vec!["product".into()],
+        }],
+        blobs: Vec::new(),
+        verdicts: Vec::new(),
+    };
+    writer.finish(manifest, &path).unwrap();
+    path
+}
+
+fn sliderun(folder: &Path, line: &str) -> Output {
+    let args = line.split_whitespace();
+    Command::new(env!("CARGO_BIN_EXE_sliderun")).current_dir(folder).args(args).output().unwrap()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn run_reads_and_writes_npy_files() {
+    let folder = tempfile::tempdir().unwrap();
+    write_plan(folder.path());
+    let x = Tensor::from_slice(&[3, 2], &[1f32, 0.0, 0.0, 1.0, 1.0, -1.0]).unwrap();
+    let mut file = Vec::new();
+    npy::write(x.view(), &mut file).unwrap();
+    std::fs::write(folder.path().join("x.npy"), file).unwrap();
+
+    let report = json(&sliderun(folder.path(), "run product.slide --input x=x.npy --output out --threads 1 --json"));
+    let y = npy::read(&std::fs::read(folder.path().join("out/a_y.npy")).unwrap(), None).unwrap();
+    assert_eq!((y.shape(), y.as_slice::<f32>().unwrap()), (&[3, 2][..], &[1.0, 2.0, 3.0, 4.0, -2.0, -2.0][..]));
+    let line = &report["outputs"][0];
+    assert_eq!(
+        (&line["name"], &line["min"], &line["max"], &line["mean"]),
+        (&"a/y".into(), &(-2.0).into(), &4.0.into(), &1.0.into())
+    );
+
+    let text = sliderun(folder.path(), "run product.slide --random --shape batch=5");
+    assert!(String::from_utf8_lossy(&text.stdout).starts_with("a/y: f32[5, 2]  min "), "{text:?}");
+}
+
+#[test]
+fn inspect_and_bench_report() {
+    let folder = tempfile::tempdir().unwrap();
+    write_plan(folder.path());
+    let report = json(&sliderun(folder.path(), "inspect product.slide --check --json"));
+    assert_eq!((&report["checked"], &report["constant_bytes"]), (&true.into(), &16.into()));
+    assert_eq!(report["steps"][0]["inputs"], serde_json::json!(["x", "w"]));
+    assert_eq!(report["values"][2]["type"], "f32[batch, 2]");
+    let text = sliderun(folder.path(), "inspect product.slide");
+    assert!(String::from_utf8_lossy(&text.stdout).contains("symbol batch = 1..8\n"), "{text:?}");
+
+    let report =
+        json(&sliderun(folder.path(), "bench product.slide --shape batch=4 --iterations 5 --operators --threads 1 --json"));
+    assert_eq!((&report["latency"]["runs"], &report["shape"]["batch"], &report["threads"]), (&5.into(), &4.into(), &1.into()));
+    assert_eq!(report["operators"][0]["operator"], "MatMul");
+}
+
+#[test]
+fn exit_codes_and_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = write_plan(folder.path());
+    let mut damaged = std::fs::read(&plan).unwrap();
+    damaged[256] ^= 1;
+    std::fs::write(folder.path().join("damaged.slide"), &damaged).unwrap();
+    std::fs::write(folder.path().join("x.npy"), "no tensor").unwrap();
+    for (line, code, message) in [
+        ("", 2, "a command is missing"),
+        ("run product.slide --frobnicate", 2, "--frobnicate"),
+        ("run missing.slide --random", 1, "missing.slide: "),
+        ("run x.npy --random", 1, "x.npy: not a plan"),
+        ("run damaged.slide --random", 1, "blob 0 does not match its digest"),
+        ("inspect damaged.slide --check", 1, "damaged.slide: blob 0 does not match its digest"),
+        ("run product.slide", 1, "inputs are missing: x: f32[batch, 2]"),
+        ("run product.slide --input x=x.npy", 1, "x.npy: not a .npy file"),
+        ("run product.slide --random --shape batch=9", 1, "batch = 9 is outside 1..8"),
+        ("run product.slide --random --shape seq=9", 1, "the plan has no symbol 'seq': it has batch"),
+        ("bench product.slide --device cuda", 1, "no CUDA device support"),
+    ] {
+        let output = sliderun(folder.path(), line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{line}: {stderr}");
+        assert!(stderr.contains(message), "{line}: {stderr}");
+        assert!(output.stdout.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    write_plan(folder.path());
+    for line in ["inspect product.slide --json", "run product.slide --random", "--help"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sliderun"));
+        let command = command.current_dir(folder.path()).args(line.split_whitespace()).stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
+    }
+}
