@@ -12,6 +12,7 @@ pub mod lower;
 pub mod onnx;
 pub mod options;
 pub mod passes;
+pub mod prune;
 pub mod report;
 pub mod sparsity;
 pub mod verify;

@@ -84,6 +84,11 @@ pub struct Complaint {
 }
 
 impl Complaint {
+    /// A complaint in so many words.
+    pub fn new(message: impl Into<String>) -> Self {
+        Complaint { message: message.into(), cause: None, help: None }
+    }
+
     /// An error and its causes; a cause that its parent's text already ends with is not said twice.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let message = error.to_string();

@@ -11,6 +11,7 @@ mod failure;
 mod inputs;
 mod inspect;
 mod output;
+mod prune;
 mod run;
 mod values;
 mod verify;
@@ -44,6 +45,7 @@ enum Command {
     Compile(compile::Compile),
     Run(run::Run),
     Verify(verify::Verify),
+    Prune(prune::Prune),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
 }
@@ -74,6 +76,7 @@ fn run(command: Command, threads: Option<usize>, out: &mut dyn Write) -> Result 
         Command::Compile(c) => c.run(out),
         Command::Run(c) => c.run(threads, out),
         Command::Verify(c) => c.run(threads, out),
+        Command::Prune(c) => c.run(out),
         Command::Inspect(c) => c.run(out),
         Command::Bench(c) => c.run(threads, out),
     }

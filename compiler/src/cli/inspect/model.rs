@@ -1,15 +1,18 @@
 //! What an ONNX model is made of.
 
 use serde::Serialize;
+use sliderun::sparse::Pattern;
 use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::Inspect;
 use super::dot::Dot;
 use crate::cli::failure::{Complaint, Failure, Result};
-use crate::cli::output::{bytes, json};
+use crate::cli::output::{Column, bytes, json, table};
 use crate::onnx::proto::{DimensionValue, TypeValue, ValueInfoProto};
 use crate::onnx::{OnnxModel, data_type_name};
+use crate::prune::{ModelProduct, products};
+use crate::sparsity::{Weight, satisfied};
 
 #[derive(Serialize)]
 struct Summary {
@@ -22,6 +25,7 @@ struct Summary {
     operators: BTreeMap<String, usize>,
     parameters: u64,
     parameter_bytes: u64,
+    weights: Vec<WeightSummary>,
 }
 
 #[derive(Serialize)]
@@ -29,6 +33,17 @@ struct Port {
     name: String,
     #[serde(rename = "type")]
     ty: String,
+}
+
+/// The constant weight of a matrix product.
+#[derive(Serialize)]
+struct WeightSummary {
+    node: String,
+    weight: String,
+    n: usize,
+    k: usize,
+    zeros: f64,
+    patterns: Vec<Pattern>,
 }
 
 /// Prints it as asked.
@@ -63,10 +78,23 @@ pub fn inspect(args: &Inspect, what: &str, model: &OnnxModel, out: &mut dyn Writ
     for (name, count) in &summary.operators {
         writeln!(out, "  {name:<28} {count:>5}")?;
     }
+    if !summary.weights.is_empty() {
+        writeln!(out)?;
+        let columns = ["MATMUL", "WEIGHT"].map(Column::Text).into_iter();
+        let columns: Vec<Column> =
+            columns.chain(["N×K", "ZEROS"].map(Column::Number)).chain([Column::Text("PATTERNS")]).collect();
+        table(out, &columns, summary.weights.iter().map(weight_row))?;
+    }
     if args.check {
         writeln!(out, "all constant data is there")?;
     }
     Ok(())
+}
+
+fn weight_row(w: &WeightSummary) -> Vec<String> {
+    let patterns: Vec<String> = w.patterns.iter().map(ToString::to_string).collect();
+    let patterns = if patterns.is_empty() { "-".to_owned() } else { patterns.join(" ") };
+    vec![w.node.clone(), w.weight.clone(), format!("{}×{}", w.n, w.k), format!("{:.1} %", w.zeros * 100.0), patterns]
 }
 
 fn summary(model: &OnnxModel) -> Summary {
@@ -93,6 +121,7 @@ fn summary(model: &OnnxModel) -> Summary {
         operators,
         parameters: graph.initializer.iter().fold(0, |n, t| n.saturating_add(elements(&t.dims))),
         parameter_bytes: constants.iter().map(|c| c.data.len() as u64).sum(),
+        weights: products(model).into_iter().filter_map(|p| weight(model, p)).collect(),
     }
 }
 
@@ -114,6 +143,19 @@ fn port(info: &ValueInfoProto) -> Port {
         None => "unknown".to_owned(),
     };
     Port { name: info.name().to_owned(), ty }
+}
+
+fn weight(model: &OnnxModel, product: ModelProduct) -> Option<WeightSummary> {
+    let weight = Weight::read(&model.weight(&product.weight).ok()?, product.orientation).ok()?;
+    let zeros = weight.values.iter().filter(|v| **v == 0.0).count();
+    Some(WeightSummary {
+        node: product.node,
+        weight: product.weight,
+        n: weight.n,
+        k: weight.k,
+        zeros: zeros as f64 / weight.values.len() as f64,
+        patterns: satisfied(&weight),
+    })
 }
 
 fn check(model: &OnnxModel, what: &str) -> Result {
