@@ -364,3 +364,35 @@ fn the_lift_is_undone_where_only_products_read_it() {
     let with_alias = |m: &mut Manifest| m.values.push(value("q.flat", DType::I8, &["64*rows"], Storage::Alias(ValueId(4))));
     assert_eq!(ops(&sparse_session(SparseForm::Dense, with_alias)), sparse);
 }
+
+#[test]
+fn both_forms_of_a_sparse_product_accumulate_the_same() {
+    let rows = 5;
+    let x: Vec<f32> = (0..rows * 8).map(|i| ((i * 37 + 11) % 101) as f32 - 50.0).collect();
+    let x = Tensor::from_slice(&[rows, 8], &x).unwrap();
+    let expected: Vec<i32> = x
+        .as_slice::<f32>()
+        .unwrap()
+        .chunks(8)
+        .flat_map(|row| {
+            let absmax = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let q = move |v: f32| (v / (absmax / 127.0)).round_ties_even() as i32;
+            W24.chunks(8).map(move |w| row.iter().zip(w).map(|(&v, &w)| q(v) * i32::from(w)).sum())
+        })
+        .collect();
+    let [compressed, dense] =
+        [SparseForm::Compressed, SparseForm::Dense].map(|form| sparse_session(form, |_| {}).run(&[("x", x.view())]).unwrap());
+    assert_eq!(compressed[1].1.as_slice::<i32>().unwrap(), expected);
+    for ((_, a), (_, b)) in compressed.iter().zip(&dense) {
+        assert_eq!(a.bytes(), b.bytes());
+    }
+}
+
+proptest! {
+    #[test]
+    fn made_up_sparse_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4), dense: bool) {
+        let (writer, manifest) = sparse_product();
+        let form = if dense { SparseForm::Dense } else { SparseForm::Compressed };
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, form);
+    }
+}
