@@ -55,7 +55,8 @@ impl Bench {
             symbols: self.shape.unwrap_or_default(),
             seed: self.seed,
             iterations: self.iterations,
-            operators: true,
+            operators: !self.steps || self.json,
+            steps: self.steps,
             json: self.json,
             ..BenchOptions::default()
         };

@@ -9,6 +9,8 @@ use serde_json::json;
 use super::latency::Latency;
 use super::{Target, ToolError, random, symbols};
 use crate::dim::Bindings;
+use crate::op::Op;
+use crate::plan::manifest::Manifest;
 use crate::session::StepTrace;
 use crate::tensor::TensorView;
 
@@ -33,6 +35,8 @@ pub struct BenchOptions {
     pub duration: Option<Duration>,
     /// Also tell where the time goes, by operator.
     pub operators: bool,
+    /// Also tell the time of each step, and for matrix products the rate.
+    pub steps: bool,
     /// Results as JSON.
     pub json: bool,
 }
@@ -67,8 +71,15 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
     }
 
     let mut operators: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
-    if options.operators {
+    let mut steps = Vec::new();
+    if options.operators || options.steps {
+        let manifest = session.plan().manifest();
         session.run_traced(&views, &mut |step: StepTrace<'_>| {
+            if options.steps {
+                let operations = product_operations(manifest, &step, &shape);
+                let rate = operations.map(|n| n / step.duration.as_secs_f64().max(1e-9) / 1e9);
+                steps.push((step.name.to_owned(), step.op.name(), step.duration.as_secs_f64() * 1e3, rate));
+            }
             let (count, time) = operators.entry(step.op.name()).or_default();
             *count += 1;
             *time += step.duration;
@@ -87,6 +98,10 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
         let report = json!({
             "device": options.target.device.to_string(), "threads": session.threads(), "shape": shape, "latency": latency,
             "load_ms": load_ms, "arena_bytes": arena.bytes, "arena_lower_bound": arena.lower_bound, "operators": operators,
+            "steps": steps
+                .iter()
+                .map(|(name, op, ms, rate)| json!({ "step": name, "operator": op, "milliseconds": ms, "gop_per_s": rate }))
+                .collect::<Vec<_>>(),
         });
         return Ok(writeln!(out, "{report:#}")?);
     }
@@ -98,8 +113,31 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
         l.runs, l.p50_ms, l.mean_ms, l.min_ms, l.p90_ms, l.p99_ms, l.max_ms
     )?;
     writeln!(out, "loaded in {load_ms:.1} ms, working memory {:.1} MiB", arena.bytes as f64 / f64::from(1 << 20))?;
-    for (name, (count, time)) in operators {
-        writeln!(out, "  {name:<24} {count:>5} steps {:>10.3} ms", time.as_secs_f64() * 1e3)?;
+    if options.operators {
+        for (name, (count, time)) in operators {
+            writeln!(out, "  {name:<24} {count:>5} steps {:>10.3} ms", time.as_secs_f64() * 1e3)?;
+        }
+    }
+    for (name, op, ms, rate) in steps {
+        write!(out, "  {ms:>10.3} ms  {op:<16} {name}")?;
+        match rate {
+            Some(rate) => writeln!(out, "  {rate:.1} GOP/s")?,
+            None => writeln!(out)?,
+        }
     }
     Ok(())
+}
+
+/// Multiplications and additions of a matrix product over its source K, 2·M·N·K; `None` for other steps.
+fn product_operations(manifest: &Manifest, step: &StepTrace<'_>, symbols: &Bindings) -> Option<f64> {
+    let k = match step.op {
+        Op::SparseGemm(gemm) => gemm.layout.k(),
+        Op::MatMul(_) | Op::DenseGemm(_) => {
+            let lhs = (*manifest.steps.get(step.index)?.inputs.first()?)?;
+            manifest.values.get(lhs.0 as usize)?.ty.shape.last()?.eval_usize(symbols).ok()?
+        }
+        _ => return None,
+    };
+    let elements = step.values.first()?.view.elements();
+    Some(2.0 * elements as f64 * k as f64)
 }
