@@ -111,7 +111,7 @@ mod tests {
             let layout = plan(&buffers).unwrap();
             prop_assert_eq!(&layout, &plan(&buffers).unwrap());
             for (i, a) in buffers.iter().enumerate() {
-                prop_assert!(layout.offsets[i] % ALIGN == 0 && layout.offsets[i] + a.bytes <= layout.total);
+                prop_assert!(layout.offsets[i].is_multiple_of(ALIGN) && layout.offsets[i] + a.bytes <= layout.total);
                 for (j, b) in buffers.iter().enumerate().skip(i + 1) {
                     let (x, y) = (layout.offsets[i], layout.offsets[j]);
                     prop_assert!(!a.meets(b) || x + a.bytes <= y || y + b.bytes <= x, "{i} and {j}");

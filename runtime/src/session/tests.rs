@@ -265,7 +265,7 @@ fn run_made_up(file: &[u8], mutations: &[(usize, usize)], form: SparseForm) {
     let Ok(plan) = Plan::from_bytes(with_manifest(file, &manifest)) else { return };
     let options = SessionOptions { threads: Some(1), sparse_form: form, memory_limit: Some(1 << 20) };
     let Ok(session) = Session::new(Arc::new(plan), Device::Cpu, options) else { return };
-    let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max.max(s.min)))).collect();
+    let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max))).collect();
     let Ok(size) = session.arena_size(&symbols) else { return };
     assert!(size.bytes <= 1 << 20 && size.lower_bound <= size.bytes);
     let small = |p: &Port| p.ty.elements().eval(&symbols).is_ok_and(|n| n < 1 << 20);
