@@ -114,6 +114,11 @@ mod tests {
         let mut out = Vec::new();
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long name".to_owned(), "1000".to_owned()]];
         table(&mut out, &[Column::Text("name"), Column::Number("n")], rows).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let words: Vec<Vec<&str>> = lines.iter().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(words, [vec!["name", "n"], vec!["a", "1"], vec!["long", "name", "1000"]]);
+        let ends: Vec<usize> = lines.iter().map(|l| l.chars().count()).collect();
+        assert_eq!(ends, [ends[0]; 3], "numbers line up on the right");
     }
 }
