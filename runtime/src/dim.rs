@@ -393,6 +393,7 @@ impl Sub for Dim {
 
 impl Mul for Dim {
     type Output = Dim;
+    #[expect(clippy::suspicious_arithmetic_impl, reason = "powers add up where monomials are multiplied")]
     fn mul(self, rhs: Dim) -> Dim {
         let mut terms: BTreeMap<Monomial, i64> = BTreeMap::new();
         for (ma, ca) in &self.terms {

@@ -17,7 +17,7 @@ use sliderun::tool::npy;
 fn write_plan(folder: &Path) -> PathBuf {
     let path = folder.join("product.slide");
     let mut writer = PlanWriter::new();
-    let w = writer.add_blob(bytemuck::cast_slice::<f32, u8>(&[1.0, 2.0, 3.0, 4.0]).to_vec());
+    let w = writer.add_blob(bytemuck::cast_slice::<f32, u8>(&[1.0, 2.0, 3.0, 4.0]));
     let value = |name: &str, rows: &str, storage| Value {
         name: name.into(),
         ty: TensorType::new(DType::F32, [rows.parse::<Dim>().unwrap(), 2.into()]),

@@ -314,8 +314,8 @@ fn sparse_product() -> (PlanWriter<'static>, Manifest) {
     W24.chunks(8).zip(lifted.chunks_mut(64)).for_each(|(w, row)| row[..8].copy_from_slice(w));
     let (kept, positions) = compress(Tensor::from_slice(&[2, 64], &lifted).unwrap().view()).unwrap();
     let mut writer = PlanWriter::new();
-    let blobs =
-        [kept.bytes(), positions.bytes(), bytemuck::cast_slice::<f32, u8>(&[0.5, 2.0])].map(|b| writer.add_blob(b.to_vec()));
+    let blobs = [kept.bytes(), positions.bytes(), bytemuck::cast_slice::<f32, u8>(&[0.5, 2.0])]
+        .map(|b| writer.add_blob(Box::<[u8]>::from(b)));
     let manifest = Manifest {
         symbols: vec![crate::plan::manifest::SymbolRange { name: "rows".into(), min: 1, max: 64 }],
         values: vec![
