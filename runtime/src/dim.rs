@@ -7,7 +7,7 @@
 //! Text form, also the serialised one: `3`, `batch`, `2*h+1`, `div(seq+15,16)`, `4*batch*seq^2-1`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
 use std::str::FromStr;
@@ -187,24 +187,58 @@ impl Dim {
                     return if (d >= 0) == (op == DimOp::Max) { a.clone() } else { b.clone() };
                 }
             }
-            DimOp::Broadcast => {
-                if a == b || b.is_one() {
-                    return a.clone();
-                }
-                // A constant other than 1 is the result: the other side is equal to it or 1.
-                if a.is_one() || b.as_const().is_some() {
-                    return b.clone();
-                }
-                if a.as_const().is_some() {
-                    return a.clone();
-                }
-            }
+            DimOp::Broadcast => return Dim::broadcast(a, b),
         }
         let (a, b) = match op {
-            DimOp::Max | DimOp::Min | DimOp::Broadcast if b < a => (b, a),
+            DimOp::Max | DimOp::Min if b < a => (b, a),
             _ => (a, b),
         };
-        Dim { terms: vec![(vec![(Atom::Op(op, Arc::new((a.clone(), b.clone()))), 1)], 1)] }
+        Dim::unsimplified(op, a.clone(), b.clone())
+    }
+
+    fn unsimplified(op: DimOp, a: Dim, b: Dim) -> Dim {
+        Dim { terms: vec![(vec![(Atom::Op(op, Arc::new((a, b))), 1)], 1)] }
+    }
+
+    /// The operands, when the expression is one operation alone.
+    fn operands(&self, of: DimOp) -> Option<(&Dim, &Dim)> {
+        match self.terms.as_slice() {
+            [(m, 1)] => match m.as_slice() {
+                [(Atom::Op(op, operands), 1)] if *op == of => Some((&operands.0, &operands.1)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The common extent of two axes, taken to be valid: that they broadcast at all is checked on concrete extents.
+    fn broadcast(a: &Dim, b: &Dim) -> Dim {
+        let mut sides = BTreeSet::new();
+        for side in [a, b] {
+            side.broadcast_sides(&mut sides);
+        }
+        sides.remove(&Dim::from(1));
+        // A constant other than 1 is the result: every other side is equal to it or 1.
+        if let Some(constant) = sides.iter().find(|d| d.as_const().is_some()) {
+            return constant.clone();
+        }
+        // So is x beside min(c, x): were c the smaller, the two would not broadcast.
+        let absorbed = |d: &Dim| d.operands(DimOp::Min).is_some_and(|(x, y)| sides.contains(x) || sides.contains(y));
+        let mut kept = sides.iter().filter(|d| !absorbed(d)).cloned();
+        let first = kept.next().unwrap_or_else(|| Dim::from(1));
+        kept.fold(first, |a, b| Dim::unsimplified(DimOp::Broadcast, a, b))
+    }
+
+    fn broadcast_sides(&self, sides: &mut BTreeSet<Dim>) {
+        match self.operands(DimOp::Broadcast) {
+            Some((a, b)) => {
+                a.broadcast_sides(sides);
+                b.broadcast_sides(sides);
+            }
+            None => {
+                sides.insert(self.clone());
+            }
+        }
     }
 
     /// Division rounded towards negative infinity.
@@ -331,7 +365,7 @@ impl Dim {
     }
 
     /// Adds the names of the symbols it mentions to `out`.
-    pub fn symbols(&self, out: &mut std::collections::BTreeSet<String>) {
+    pub fn symbols(&self, out: &mut BTreeSet<String>) {
         for (atom, _) in self.terms.iter().flat_map(|(m, _)| m) {
             match atom {
                 Atom::Symbol(s) => {
@@ -628,6 +662,9 @@ mod tests {
             ("max(n+1,n)", "n+1"),
             ("bcast(n,1)", "n"),
             ("bcast(7,n)", "7"),
+            ("bcast(n,bcast(m,n))", "bcast(m,n)"),
+            ("bcast(bcast(k,m),bcast(n,m))", "bcast(bcast(k,m),n)"),
+            ("bcast(min(512,n),bcast(n,min(512,n)))", "n"),
             ("s*s*s - s", "-s+s^3"),
             ("(a+b)*(a-b)", "a^2-b^2"),
             ("0*x", "0"),
