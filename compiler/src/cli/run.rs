@@ -15,7 +15,8 @@ Examples:
 
 /// Run a plan
 ///
-/// Prints one line per output: name, element type, shape, smallest, largest and mean element, and a digest of its bytes.
+/// Prints one line per output: name, element type, shape, smallest, largest and mean element, and the beginning of a
+/// BLAKE3 digest of type, shape and bytes, whole in JSON.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Run {

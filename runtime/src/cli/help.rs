@@ -19,7 +19,8 @@ Examples:
 ";
 
 pub const RUN: &str = "\
-Run a plan once and print a line on each output
+Run a plan once and print a line on each output: type, shape, smallest, largest and mean
+element, and the beginning of a BLAKE3 digest of type, shape and bytes (whole in JSON)
 
 Usage: sliderun run PLAN [OPTIONS]
 

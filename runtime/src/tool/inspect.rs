@@ -1,6 +1,6 @@
 //! `inspect`: what a plan says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -46,6 +46,12 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         .iter()
         .map(|v| json!({ "name": v.name, "type": v.ty.to_string(), "storage": v.storage, "from_model": v.from_model }))
         .collect();
+    let blobs: Vec<Json> = m
+        .blobs
+        .iter()
+        .zip(blob_uses(m))
+        .map(|(b, uses)| json!({ "offset": b.offset, "bytes": b.len, "digest": b.digest.to_hex().as_str(), "used_by": uses }))
+        .collect();
     let outputs: Vec<Json> = m.outputs.iter().map(|o| json!({ "name": o.name, "value": name(&o.value) })).collect();
     json!({
         "format": FORMAT_VERSION,
@@ -58,6 +64,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         "outputs": outputs,
         "values": values,
         "steps": steps,
+        "blobs": blobs,
         "verdicts": m.verdicts,
     })
 }
@@ -70,6 +77,27 @@ fn describe_step<'a>(step: &Step, name: &dyn Fn(&ValueId) -> Option<&'a str>) ->
         "outputs": step.outputs.iter().map(name).collect::<Vec<_>>(),
         "origin": step.origin,
     })
+}
+
+/// For each blob the operators that read it, and `output` where it is one.
+fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
+    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(manifest.values.len());
+    for value in &manifest.values {
+        blobs.push(match value.storage {
+            Storage::Constant(blob) => Some(blob.0 as usize),
+            // What an alias is of comes before it.
+            Storage::Alias(of) => blobs.get(of.0 as usize).copied().flatten(),
+            Storage::Input | Storage::Computed => None,
+        });
+    }
+    let operands = manifest.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
+    let mut uses = vec![BTreeSet::new(); manifest.blobs.len()];
+    for (id, user) in operands.chain(manifest.outputs.iter().map(|o| (&o.value, "output"))) {
+        if let Some(uses) = blobs.get(id.0 as usize).copied().flatten().and_then(|blob| uses.get_mut(blob)) {
+            uses.insert(user);
+        }
+    }
+    uses
 }
 
 fn constant_bytes(manifest: &Manifest) -> u64 {
@@ -107,6 +135,16 @@ pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolE
     m.steps.iter().for_each(|s| *operators.entry(s.op.name()).or_default() += 1);
     for (name, count) in operators {
         writeln!(out, "  {name:<24} {count:>5}")?;
+    }
+    let mut uses: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for (blob, users) in m.blobs.iter().zip(blob_uses(m)) {
+        let users = if users.is_empty() { "nothing".to_owned() } else { Vec::from_iter(users).join(", ") };
+        let (count, bytes) = uses.entry(users).or_default();
+        (*count, *bytes) = (*count + 1, bytes.saturating_add(blob.len));
+    }
+    writeln!(out, "blobs of constants: {}, used by", m.blobs.len())?;
+    for (users, (count, bytes)) in uses {
+        writeln!(out, "  {users:<24} {count:>5} {:>9.2} MiB", mib(bytes))?;
     }
     for v in &m.verdicts {
         let patterns: Vec<String> = v.patterns.iter().map(ToString::to_string).collect();

@@ -58,7 +58,7 @@ pub fn run(options: &RunOptions, out: &mut dyn Write) -> Result<(), ToolError> {
                 let s = Summary::of(tensor);
                 json!({
                     "name": name, "dtype": tensor.dtype(), "shape": tensor.shape(), "min": s.min, "max": s.max, "mean": s.mean,
-                    "not_finite": s.not_finite, "file": file,
+                    "not_finite": s.not_finite, "digest": digest(tensor.view()).to_hex().as_str(), "file": file,
                 })
             })
             .collect();
@@ -71,6 +71,7 @@ pub fn run(options: &RunOptions, out: &mut dyn Write) -> Result<(), ToolError> {
         if s.not_finite > 0 {
             write!(out, "  not finite: {}", s.not_finite)?;
         }
+        write!(out, "  digest {}", &digest(tensor.view()).to_hex()[..16])?;
         match file {
             Some(file) => writeln!(out, "  -> {}", file.display())?,
             None => writeln!(out)?,
@@ -166,6 +167,17 @@ impl Summary {
     }
 }
 
+/// BLAKE3 of the element type's name, the rank and the extents as little-endian u64, and the bytes.
+pub fn digest(view: TensorView<'_>) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(view.dtype.to_string().as_bytes());
+    for n in std::iter::once(view.shape.len()).chain(view.shape.iter().copied()) {
+        hasher.update(&(n as u64).to_le_bytes());
+    }
+    hasher.update(view.data);
+    hasher.finalize()
+}
+
 /// The elements as f64, whatever their type (64-bit integers are rounded).
 pub fn elements(view: TensorView<'_>) -> Vec<f64> {
     macro_rules! convert {
@@ -181,5 +193,27 @@ pub fn elements(view: TensorView<'_>) -> Vec<f64> {
         U8: u8 => f64::from, U16: u16 => f64::from, U32: u32 => f64::from, U64: u64 => |v| v as f64,
         F16: f16 => f64::from, Bf16: bf16 => f64::from, F32: f32 => f64::from, F64: f64 => f64::from,
         F8e4m3: F8E4M3 => |v| f64::from(v.to_f32()), F8e5m2: F8E5M2 => |v| f64::from(v.to_f32()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_tell_type_shape_and_values() {
+        let digest = |t: Tensor| digest(t.view());
+        let ints = |shape: &[usize]| Tensor::from_slice(shape, &[1i32, 2, 3, 4]).unwrap();
+        assert_eq!(
+            digest(ints(&[4])),
+            blake3::hash(b"i32\x01\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0")
+        );
+        let different = [
+            digest(ints(&[4])),
+            digest(ints(&[2, 2])),
+            digest(Tensor::from_slice(&[4], &[1u32, 2, 3, 4]).unwrap()),
+            digest(Tensor::from_slice(&[4], &[1i32, 2, 3, 5]).unwrap()),
+        ];
+        assert!((1..4).all(|i| !different[..i].contains(&different[i])), "{different:?}");
     }
 }
