@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::failure::{Complaint, Failure, Result};
-use super::output::{self, Column, Spinner, bytes, duration, json, table};
+use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passes, table};
 use super::values::{self, NamedFile};
 use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::ir::{Graph, sidecar};
@@ -126,7 +126,7 @@ impl Compile {
         drop(spinner);
         if self.verbose {
             // Logging goes on without a reader.
-            let _ = log_passes(&mut io::stderr().lock(), &compiled);
+            let _ = log_passes(&mut io::stderr().lock(), &compiled.reports);
         }
         if self.json { json(out, &report) } else { print(out, &report, &compiled) }
     }
@@ -175,16 +175,6 @@ fn write_report(path: &Path, report: &Report) -> Result {
         .map_err(|e| Failure::because(format!("the report '{}' was not written", path.display()), &e))
 }
 
-fn log_passes(log: &mut dyn Write, compiled: &Compiled) -> io::Result<()> {
-    for report in &compiled.reports {
-        writeln!(log, "{} ({})", report.pass, duration(report.time))?;
-        for line in report.to_string().lines() {
-            writeln!(log, "  {line}")?;
-        }
-    }
-    Ok(())
-}
-
 fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
     if !report.verdicts.is_empty() {
         verdict_table(out, &report.verdicts)?;
@@ -208,14 +198,18 @@ fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
     Ok(())
 }
 
-/// One line per matrix product with a constant weight.
+/// One line per matrix product with a constant weight; what all their names begin with is told once.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn verdict_table(out: &mut dyn Write, verdicts: &[Verdict]) -> Result {
     let columns =
         [Column::Text("MATMUL"), Column::Number("M×N×K"), Column::Text("PATTERNS"), Column::Text("CHOSEN"), Column::Text("WHY")];
-    let row =
-        |v: &Verdict| vec![v.node.clone(), format!("{}×{}×{}", v.m, v.n, v.k), patterns(v), v.chosen.clone(), v.reason.clone()];
+    let prefix = common_prefix(verdicts.iter().map(|v| v.node.as_str()));
+    if !prefix.is_empty() {
+        writeln!(out, "names begin with {prefix}")?;
+    }
+    let name = |v: &Verdict| v.node[prefix.len()..].to_owned();
+    let row = |v: &Verdict| vec![name(v), format!("{}×{}×{}", v.m, v.n, v.k), patterns(v), v.chosen.clone(), v.reason.clone()];
     table(out, &columns, verdicts.iter().map(row))
 }

@@ -10,7 +10,9 @@ mod compile;
 mod failure;
 mod inputs;
 mod inspect;
+mod opt;
 mod output;
+mod passes;
 mod prune;
 mod run;
 mod values;
@@ -48,6 +50,8 @@ enum Command {
     Prune(prune::Prune),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
+    Opt(opt::Opt),
+    Passes(passes::Passes),
 }
 
 /// Runs the program on its arguments.
@@ -79,6 +83,8 @@ fn run(command: Command, threads: Option<usize>, out: &mut dyn Write) -> Result 
         Command::Prune(c) => c.run(out),
         Command::Inspect(c) => c.run(out),
         Command::Bench(c) => c.run(threads, out),
+        Command::Opt(c) => c.run(out),
+        Command::Passes(c) => c.run(out),
     }
 }
 

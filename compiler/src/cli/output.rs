@@ -4,10 +4,11 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use super::failure::Result;
+use crate::passes::PassReport;
 
 /// Whether a column holds numbers, which line up on the right.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +37,41 @@ pub fn table(out: &mut dyn Write, columns: &[Column], rows: impl IntoIterator<It
     for row in rows {
         table.add_row(row.iter().zip(columns).map(|(text, column)| cell(text, column)));
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     for line in table.lines() {
         writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// What all names begin with, up to and with a separator of paths; nothing where there is only one name.
+pub fn common_prefix<'a>(mut names: impl Iterator<Item = &'a str>) -> &'a str {
+    let Some(first) = names.next() else { return "" };
+    let mut shared = None;
+    for name in names {
+        let same = first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        // No name may become empty.
+        shared =
+            Some(shared.unwrap_or(usize::MAX).min(same).min(first.len().saturating_sub(1)).min(name.len().saturating_sub(1)));
+    }
+    // A separator is one byte, so what it ends is whole characters.
+    let shared = &first.as_bytes()[..shared.unwrap_or(0)];
+    let end = ['/', '.'].iter().find_map(|&s| shared.iter().rposition(|&b| char::from(b) == s));
+    end.map_or("", |end| &first[..=end])
+}
+
+/// What each pass did and declined.
+///
+/// # Errors
+/// Those of `log`.
+pub fn log_passes(log: &mut dyn Write, reports: &[PassReport]) -> io::Result<()> {
+    for report in reports {
+        writeln!(log, "{} ({})", report.pass, duration(report.time))?;
+        for line in report.to_string().lines() {
+            writeln!(log, "  {line}")?;
+        }
     }
     Ok(())
 }
@@ -107,6 +141,23 @@ mod tests {
         assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "69.2 MB", "4.0 GB"]);
         let times = [12, 3_456, 1_240_000].map(|us| duration(Duration::from_micros(us)));
         assert_eq!(times, ["12 µs", "3.5 ms", "1.24 s"]);
+    }
+
+    #[test]
+    fn names_share_whole_components_only() {
+        for (names, expected) in [
+            (&["/encoder/layer.0/query/MatMul", "/encoder/layer.1/key/MatMul"][..], "/encoder/"),
+            (&["encoder.0.query", "encoder.0.key"], "encoder.0."),
+            (&["ä/é", "ä/è"], "ä/"),
+            (&["a/", "a/"], ""),
+            (&["a/b", "a/"], ""),
+            (&["first", "fifth"], ""),
+            (&["", ""], ""),
+            (&["/only/one"], ""),
+            (&[], ""),
+        ] {
+            assert_eq!(common_prefix(names.iter().copied()), expected, "{names:?}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::ir::Constant;
 #[allow(missing_docs)]
 pub enum ModelError {
     #[error("cannot read '{path}'")]
+    #[diagnostic(help("check the path, and that you may read the file"))]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write '{path}'")]
     Write { path: PathBuf, source: io::Error },
