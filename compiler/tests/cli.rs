@@ -1,0 +1,515 @@
+//! The `slidec` program from outside: exit codes, what it says, what it leaves behind.
+
+use prost::Message as _;
+use serde_json::Value as Json;
+use slidec::onnx::build::{ModelBuilder, node};
+use slidec::onnx::proto::{EXTERNAL, StringStringEntryProto};
+use sliderun::dtype::DType;
+use sliderun::tensor::Tensor;
+use sliderun::tool::npy;
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A folder of its own with [`two_products`] in it, `model.onnx`.
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        two_products().model().save(&folder.path().join("model.onnx")).unwrap();
+        Bench { folder }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slidec"));
+        command.args(arguments).current_dir(self.folder.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::from(self.command(arguments).output().unwrap())
+    }
+
+    fn compile(&self, arguments: &[&str]) -> Ended {
+        self.run(&[&["compile", "model.onnx", "-o", "model.slide"], arguments].concat())
+    }
+
+    fn save(&self, name: &str, tensor: &Tensor) {
+        npy::write(tensor.view(), &mut fs::File::create(self.path(name)).unwrap()).unwrap();
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// `y = relu(x · w) · v`, x: f32[batch, 16], w: [16, 8], v: [8, 16].
+fn two_products() -> ModelBuilder {
+    let values: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0 + 0.001).collect();
+    ModelBuilder::new(17)
+        .input("x", DType::F32, &["batch", "16"])
+        .initializer("w", &Tensor::from_slice(&[16, 8], &values).unwrap())
+        .initializer("v", &Tensor::from_slice(&[8, 16], &values).unwrap())
+        .node(node("MatMul", &["x", "w"], &["h"]).name("first"))
+        .node(node("Relu", &["h"], &["r"]).name("act"))
+        .node(node("MatMul", &["r", "v"], &["y"]).name("second"))
+        .output("y", DType::F32, &["batch", "16"])
+}
+
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// What it said when it ended with this code, having printed no result.
+    #[track_caller]
+    fn refused(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, "");
+        self.stderr
+    }
+
+    #[track_caller]
+    fn json(self) -> Json {
+        let ended = self.ok();
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {}", ended.stdout))
+    }
+}
+
+#[test]
+fn help_has_examples_and_wrong_usage_is_code_2() {
+    let bench = Bench::new();
+    for command in ["compile", "run", "verify", "prune", "inspect", "bench", "opt", "passes"] {
+        let help = bench.run(&[command, "--help"]).ok().stdout;
+        assert!(help.contains("Examples:"), "{command}: {help}");
+    }
+    for arguments in [
+        &[][..],
+        &["compress"],
+        &["compile", "model.onnx"],
+        &["compile", "model.onnx", "-o", "m.slide", "--sparsity", "3:8"],
+        &["compile", "model.onnx", "-o", "m.slide", "--shape", "batch=4..2"],
+        &["compile", "model.onnx", "-o", "m.slide", "--emit-after", "luck"],
+        &["--threads", "0", "passes"],
+        &["opt", "graph.ir"],
+        &["opt", "graph.ir", "--pass", "luck"],
+        &["opt", "graph.ir", "--pass", "normalise", "--prune", "wanda"],
+        &["inspect", "model.onnx", "--steps"],
+        &["prune", "model.onnx", "-o", "pruned.onnx", "--pattern", "5:8"],
+        &["run", "m.slide", "--device", "tpu"],
+    ] {
+        bench.run(arguments).refused(2);
+    }
+    assert_eq!(bench.files(), ["model.onnx"]);
+}
+
+#[test]
+fn pruning_methods_that_are_not_there_yet_are_named() {
+    let bench = Bench::new();
+    let said = bench.compile(&["--prune", "wanda"]).refused(2);
+    assert!(said.contains("wanda is not available yet; this version has none and magnitude"), "{said}");
+}
+
+#[test]
+fn compile_ends_with_a_line_per_product_and_a_summary() {
+    let bench = Bench::new();
+    let out = bench.compile(&["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"]).ok();
+    assert_eq!(out.stderr, "", "no progress where stderr is no terminal");
+    let lines: Vec<&str> = out.stdout.lines().collect();
+    assert!(lines[0].starts_with("MATMUL"), "{}", out.stdout);
+    for (line, start) in lines[1..].iter().zip(["first ", "second "]) {
+        assert!(line.starts_with(start) && line.contains("6:8") && line.contains("i8 6:8"), "{}", out.stdout);
+    }
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("model.slide: ") && last.contains("2 of 2 matrix products sparse; compiled in"), "{last}");
+    assert_eq!(bench.files(), ["model.onnx", "model.slide"]);
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    bench.run(&["compile", "model.onnx", "-o", "again.slide", "--threads", "1"]).ok();
+    assert_eq!(fs::read(bench.path("model.slide")).unwrap(), fs::read(bench.path("again.slide")).unwrap());
+}
+
+#[test]
+fn json_parses_everywhere_a_table_is_printed() {
+    let bench = Bench::new();
+    let report = bench.compile(&["--json", "--report", "r.html", "--report", "r.json"]).json();
+    assert_eq!(report["verdicts"].as_array().unwrap().len(), 2);
+    let written: Json = serde_json::from_str(&fs::read_to_string(bench.path("r.json")).unwrap()).unwrap();
+    assert_eq!(written["plan"], report["plan"]);
+    assert!(fs::read_to_string(bench.path("r.html")).unwrap().starts_with("<!doctype html>"));
+
+    let run = bench.run(&["run", "model.slide", "--random", "--json"]).json();
+    assert_eq!(run["outputs"][0]["name"], "y");
+    let verified = bench.run(&["verify", "model.onnx", "model.slide", "--json"]).json();
+    assert_eq!((&verified["passed"], &verified["outputs"][0]["name"]), (&Json::Bool(true), &"y".into()));
+    let inspected = bench.run(&["inspect", "model.slide", "--json", "--shape", "batch=3"]).json();
+    assert!(inspected["memory"]["bytes"].as_u64().unwrap() >= inspected["memory"]["lower_bound"].as_u64().unwrap());
+    assert_eq!(bench.run(&["inspect", "model.onnx", "--json"]).json()["parameters"], 256);
+    let measured = bench.run(&["bench", "model.slide", "--iterations", "2", "--json"]).json();
+    assert_eq!(measured["latency"]["runs"], 2);
+}
+
+#[test]
+fn outputs_are_files_that_inputs_can_be() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    bench.save("x.npy", &Tensor::zeros(DType::F32, &[3, 16]).unwrap());
+    bench.run(&["run", "model.slide", "--input", "x=x.npy", "--output", "results"]).ok();
+    let y = npy::read(&fs::read(bench.path("results/y.npy")).unwrap(), None).unwrap();
+    assert_eq!((y.shape(), y.as_slice::<f32>().unwrap()), (&[3, 16][..], &[0.0; 48][..]));
+}
+
+#[test]
+fn inputs_that_do_not_fit_say_what_would() {
+    let bench = Bench::new();
+    bench.compile(&["--shape", "batch=1..4"]).ok();
+    bench.save("ids.npy", &Tensor::zeros(DType::I64, &[3, 16]).unwrap());
+    bench.save("narrow.npy", &Tensor::zeros(DType::F32, &[3, 15]).unwrap());
+    bench.save("many.npy", &Tensor::zeros(DType::F32, &[5, 16]).unwrap());
+    let cases = [
+        ("z=ids.npy", 2, "the plan has no input 'z'"),
+        ("x=ids.npy", 1, "f32[batch, 16] expected"),
+        ("x=narrow.npy", 1, "16"),
+        ("x=many.npy", 1, "recompile with --shape batch=1..5"),
+        ("x=missing.npy", 1, "missing.npy"),
+    ];
+    for (input, code, expected) in cases {
+        let said = bench.run(&["run", "model.slide", "--random", "--input", input]).refused(code);
+        assert!(said.contains(expected), "{input}: {said}");
+    }
+    let said = bench.run(&["run", "model.slide"]).refused(2);
+    assert!(said.contains("x: f32[batch, 16]") && said.contains("--random"), "{said}");
+}
+
+#[test]
+fn devices_that_are_not_there_are_refused() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let said = bench.run(&["run", "model.slide", "--random", "--device", "cuda"]).refused(1);
+    assert!(said.contains("device"), "{said}");
+    let said = bench.compile(&["--target", "sm_90a"]).refused(1);
+    assert!(said.contains("plans for sm_90a cannot be made yet") && said.contains("--target cpu"), "{said}");
+}
+
+#[test]
+fn what_is_no_model_or_plan_is_refused() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let plan = fs::read(bench.path("model.slide")).unwrap();
+    fs::write(bench.path("truncated.slide"), &plan[..plan.len() - 7]).unwrap();
+    let mut newer = plan.clone();
+    newer[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+    fs::write(bench.path("newer.slide"), newer).unwrap();
+    fs::write(bench.path("text.onnx"), "no model").unwrap();
+    fs::write(bench.path("empty.onnx"), "").unwrap();
+    let model = fs::read(bench.path("model.onnx")).unwrap();
+    fs::write(bench.path("truncated.onnx"), &model[..model.len() / 2]).unwrap();
+    for (name, expected) in [
+        ("truncated.slide", "truncated"),
+        ("newer.slide", "newer"),
+        ("text.onnx", "not an ONNX model"),
+        ("empty.onnx", "empty"),
+        ("truncated.onnx", "truncated"),
+        ("missing.onnx", "missing.onnx"),
+    ] {
+        let command =
+            if name.ends_with(".slide") { &["run", name, "--random"][..] } else { &["compile", name, "-o", "out.slide"] };
+        let said = bench.run(command).refused(1);
+        assert!(said.contains(expected), "{name}: {said}");
+    }
+    assert!(!bench.path("out.slide").exists());
+}
+
+#[test]
+fn everything_unsupported_is_named_at_once_and_nothing_is_left_behind() {
+    let bench = Bench::new();
+    let model = ModelBuilder::new(17)
+        .opset("com.example", 1)
+        .input("x", DType::F32, &["batch", "16"])
+        .node(node("Frobnicate", &["x"], &["a"]).domain("com.example").name("one"))
+        .node(node("Transmogrify", &["x"], &["b"]).domain("com.example").name("two"))
+        .node(node("Add", &["a", "b"], &["y"]).name("three"))
+        .output("y", DType::F32, &["batch", "16"])
+        .model();
+    model.save(&bench.path("foreign.onnx")).unwrap();
+    let said = bench.run(&["compile", "foreign.onnx", "-o", "out.slide"]).refused(1);
+    for expected in ["'one'", "'two'", "Frobnicate", "Transmogrify", "com.example", "f32[batch, 16]"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert_eq!(bench.files(), ["foreign.onnx", "model.onnx"]);
+    let said = bench.run(&["compile", "model.onnx", "-o", "no/such/folder/out.slide"]).refused(1);
+    assert!(said.contains("no/such/folder/out.slide"), "{said}");
+}
+
+#[test]
+fn verify_measures_and_limits() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let out = bench.run(&["verify", "model.onnx", "model.slide", "--shape", "batch=3", "--max-rel-err", "1e-5"]).ok().stdout;
+    for expected in ["LAYER", "h ", "OUTPUT", "y ", "passed"] {
+        assert!(out.contains(expected), "{expected}: {out}");
+    }
+    bench.compile(&["--sparsity", "2:4", "--prune", "magnitude"]).ok();
+    let ended = bench.run(&["verify", "model.onnx", "model.slide", "--max-rel-err", "1e-5"]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("FAILED") && ended.stderr.is_empty(), "{}{}", ended.stdout, ended.stderr);
+}
+
+#[test]
+fn pruning_and_quantization_are_told_apart() {
+    let bench = Bench::new();
+    bench.run(&["prune", "model.onnx", "-o", "pruned.onnx", "--pattern", "6:8"]).ok();
+    bench.compile(&["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"]).ok();
+    let results = bench.run(&["verify", "model.onnx", "model.slide", "--pruned", "pruned.onnx", "--json"]).json();
+    let output = &results["outputs"][0];
+    let rel = |of: &str| output[of]["rel"].as_f64().unwrap();
+    assert!(rel("quantization") < 0.05 && rel("quantization") > 0.0, "{output}");
+    assert!(rel("pruning") > rel("quantization"), "{output}");
+    let patterns = &bench.run(&["inspect", "pruned.onnx", "--json"]).json()["weights"][0]["patterns"];
+    assert!(patterns.as_array().unwrap().contains(&"6:8".into()), "{patterns}");
+}
+
+#[test]
+fn another_model_than_the_plan_was_made_from_is_told() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    bench.run(&["prune", "model.onnx", "-o", "other.onnx", "--pattern", "2:4"]).ok();
+    let ended = bench.run(&["verify", "other.onnx", "model.slide"]).ok();
+    assert!(ended.stderr.contains("was not compiled from 'other.onnx'"), "{}", ended.stderr);
+}
+
+#[test]
+fn frozen_inputs_are_constants() {
+    let bench = Bench::new();
+    bench.save("x.npy", &Tensor::zeros(DType::F32, &[2, 16]).unwrap());
+    bench.compile(&["--freeze", "x=x.npy"]).ok();
+    assert_eq!(bench.run(&["inspect", "model.slide", "--json"]).json()["inputs"], Json::Array(Vec::new()));
+    bench.run(&["verify", "model.onnx", "model.slide", "--input", "x=x.npy"]).ok();
+    let said = bench.compile(&["--freeze", "q=x.npy"]).refused(1);
+    assert!(said.contains("frozen input 'q'"), "{said}");
+    assert!(said.contains("it has x"), "{said}");
+}
+
+#[test]
+fn a_graph_can_be_dumped_between_passes_and_taken_up_again() {
+    let bench = Bench::new();
+    let passes = bench.run(&["passes", "--json"]).json();
+    let names: Vec<&str> = passes.as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    let (first, last) = (names[0], names[names.len() - 1]);
+    let wishes = ["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"];
+    let dumps = [format!("{first}=first.ir"), format!("{last}=last.ir")];
+    bench.compile(&[&["--emit-after", &dumps[0], "--emit-after", &dumps[1]], &wishes[..]].concat()).ok();
+    let text = |name: &str| fs::read_to_string(bench.path(name)).unwrap();
+    assert!(text("first.ir").contains("MatMul") && text("last.ir").contains("SparseGemm"), "{}", text("last.ir"));
+
+    let rest = names[1..].join(",");
+    let ended = bench.run(&[&["opt", "first.ir", "--pass", &rest, "-o", "again.ir"], &wishes[..]].concat()).ok();
+    assert_eq!((text("again.ir"), ended.stdout), (text("last.ir"), String::new()));
+    assert!(ended.stderr.contains("did: "), "{}", ended.stderr);
+    // Nothing is left to be removed, so the graph is printed as it was read.
+    let ended = bench.run(&["opt", "again.ir", "--pass", "deduplicate"]).ok();
+    assert_eq!(ended.stdout, text("last.ir"));
+
+    fs::rename(bench.path("last.ir.d"), bench.path("damaged.ir.d")).unwrap();
+    fs::write(bench.path("damaged.ir"), text("last.ir").replace("SparseGemm", "SparseGum")).unwrap();
+    let said = bench.run(&["opt", "damaged.ir", "--pass", "deduplicate", "-o", "out.ir"]).refused(1);
+    assert!(said.contains("SparseGum") && !bench.path("out.ir").exists(), "{said}");
+}
+
+#[test]
+fn graphs_for_graphviz() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    for file in ["model.onnx", "model.slide"] {
+        let dot = bench.run(&["inspect", file, "--dot"]).ok().stdout;
+        assert!(dot.starts_with("digraph ") && dot.ends_with("}\n") && dot.contains("MatMul"), "{dot}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    for arguments in [
+        &["passes"][..],
+        &["--help"],
+        &["inspect", "model.onnx"],
+        &["inspect", "model.slide", "--json"],
+        &["run", "model.slide", "--random"],
+    ] {
+        let mut child = bench.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), &b""[..]), "{arguments:?}");
+    }
+}
+
+#[test]
+fn every_change_of_a_plan_is_noticed_or_without_effect() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let outputs = |ended: Ended| ended.json()["outputs"].clone();
+    let run = |name: &str| bench.run(&["run", name, "--random", "--threads", "1", "--json"]);
+    let (plan, expected) = (fs::read(bench.path("model.slide")).unwrap(), outputs(run("model.slide")));
+    for at in (0..plan.len()).step_by(plan.len() / 40) {
+        let mut changed = plan.clone();
+        changed[at] ^= 0x10;
+        fs::write(bench.path("changed.slide"), changed).unwrap();
+        let ended = run("changed.slide");
+        // Padding between the parts may have any value.
+        match ended.code {
+            Some(0) => assert_eq!(outputs(ended), expected, "byte {at}"),
+            _ => assert!(ended.refused(1).contains("'changed.slide' was not run"), "byte {at}"),
+        }
+    }
+    for length in [0, 1, 8, 63, plan.len() / 2, plan.len() - 1] {
+        fs::write(bench.path("short.slide"), &plan[..length]).unwrap();
+        run("short.slide").refused(1);
+    }
+}
+
+#[test]
+fn constants_in_other_files_are_beside_the_model_or_refused() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("models")).unwrap();
+    fs::write(bench.path("outside.bin"), [0; 512]).unwrap();
+    fs::write(bench.path("models/short.bin"), [0; 511]).unwrap();
+    let absolute = bench.path("outside.bin").display().to_string();
+    for (location, expected) in [
+        ("missing.bin", "put it beside the model"),
+        ("../outside.bin", "outside the model's folder"),
+        (&absolute, "outside the model's folder"),
+        ("short.bin", "bytes 0..512 of its data file 'short.bin' are asked for, which has 511"),
+    ] {
+        let mut model = two_products().proto();
+        let tensor = &mut model.graph.as_mut().unwrap().initializer[0];
+        tensor.raw_data = None;
+        tensor.data_location = Some(EXTERNAL);
+        let (key, value) = (Some("location".to_owned()), Some(location.to_owned()));
+        tensor.external_data = vec![StringStringEntryProto { key, value }];
+        fs::write(bench.path("models/model.onnx"), model.encode_to_vec()).unwrap();
+        let said = bench.run(&["compile", "models/model.onnx", "-o", "out.slide"]).refused(1);
+        assert!(said.contains("'w'") && said.contains(expected), "{location}: {said}");
+        let said = bench.run(&["prune", "models/model.onnx", "-o", "out.onnx", "--pattern", "2:4"]).refused(1);
+        assert!(said.contains("'w'"), "{location}: {said}");
+    }
+    assert_eq!(bench.files(), ["model.onnx", "models", "outside.bin"]);
+}
+
+#[test]
+fn strict_fails_where_a_product_cannot_take_the_pattern() {
+    let bench = Bench::new();
+    let out = bench.compile(&["--sparsity", "6:8"]).ok().stdout;
+    assert!(out.contains("0 of 2 matrix products sparse"), "{out}");
+    fs::remove_file(bench.path("model.slide")).unwrap();
+    let said = bench.compile(&["--sparsity", "6:8", "--strict"]).refused(1);
+    assert!(said.contains("first") && said.contains("second") && said.contains("6:8"), "{said}");
+    assert_eq!(bench.files(), ["model.onnx"]);
+}
+
+#[test]
+fn outputs_have_digests_and_blobs_have_users() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let digest = |seed: &str| {
+        let run = bench.run(&["run", "model.slide", "--random", "--seed", seed, "--json"]).json();
+        run["outputs"][0]["digest"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((digest("1"), digest("1").len()), (digest("1"), 64));
+    assert_ne!(digest("1"), digest("2"));
+    let text = bench.run(&["run", "model.slide", "--random", "--seed", "1"]).ok().stdout;
+    assert!(text.contains(&format!("digest {}", &digest("1")[..16])), "{text}");
+
+    let blobs = &bench.run(&["inspect", "model.slide", "--json"]).json()["blobs"];
+    assert!(blobs.as_array().unwrap().iter().all(|b| b["used_by"] == serde_json::json!(["MatMul"])), "{blobs}");
+    let text = bench.run(&["inspect", "model.slide"]).ok().stdout;
+    assert!(text.contains("blobs of constants: 1, used by\n  MatMul "), "{text}");
+}
+
+#[test]
+fn errors_say_what_why_and_the_way_out() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let said = |arguments: &[&str]| bench.run(arguments).stderr;
+    insta::assert_snapshot!(said(&["compile", "missing.onnx", "-o", "out.slide"]), @r"
+    x 'missing.onnx' was not compiled
+    |-> cannot read 'missing.onnx'
+    `-> No such file or directory (os error 2)
+    help: check the path, and that you may read the file
+    ");
+    insta::assert_snapshot!(said(&["compile", "model.onnx", "-o", "out.slide", "--target", "sm_90a"]), @r"
+    x 'model.onnx' was not compiled
+    `-> plans for sm_90a cannot be made yet
+    help: this version compiles for the CPU: leave --target away or give `--target cpu`
+    ");
+    fs::write(bench.path("empty.onnx"), "").unwrap();
+    insta::assert_snapshot!(said(&["compile", "empty.onnx", "-o", "out.slide"]), @r"
+    x 'empty.onnx' was not compiled
+    `-> 'empty.onnx' is empty
+    help: the download or the export may have failed; fetch or export the model again
+    ");
+    insta::assert_snapshot!(said(&["run", "model.slide", "--random", "--device", "cuda"]), @r"
+    x 'model.slide' was not run
+    `-> this build of sliderun has no CUDA device support: use the device cpu
+    ");
+    insta::assert_snapshot!(said(&["run", "model.slide"]), @r"
+    x 'model.slide' was not run
+    `-> inputs are missing: x: f32[batch, 16]; give each as --input NAME=FILE.npy, or ask for --random ones
+    ");
+    insta::assert_snapshot!(said(&["run", "model.onnx", "--random"]), @r"
+    x 'model.onnx' was not run
+    `-> model.onnx: not a plan: it does not begin with the plan signature (a plan is what `slidec compile` writes)
+    ");
+    insta::assert_snapshot!(said(&["compile", "model.onnx", "-o", "out.slide", "--sparsity", "6:8", "--strict"]), @r"
+    x 'model.onnx' was not compiled
+    `-> pass 'choose' failed: what was asked for cannot be done for 2 of the model's nodes:
+          first: 6:8 does not hold: 16 of 16 blocks have more than 6 non-zeros
+          second: 6:8 does not hold: 16 of 16 blocks have more than 6 non-zeros
+    help: --prune magnitude makes the pattern hold; without --strict such layers stay dense
+    ");
+    insta::assert_snapshot!(said(&["opt", "missing.ir", "--pass", "normalise"]), @r"
+    x 'missing.ir' was not read
+    `-> cannot read 'missing.ir': No such file or directory (os error 2)
+    ");
+    insta::assert_snapshot!(said(&["run", "model.slide", "--random", "--shape", "seq=3"]), @r"
+    x 'model.slide' was not run
+    `-> the plan has no symbol 'seq': it has batch
+    ");
+    insta::assert_snapshot!(said(&["inspect", "empty.onnx"]), @r"
+    x 'empty.onnx' cannot be inspected
+    `-> 'empty.onnx' is empty
+    help: the download or the export may have failed; fetch or export the model again
+    ");
+}
