@@ -11,18 +11,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use prost::Message;
 use slidec::import::{ImportErrors, ImportOptions, Problem, import};
-use slidec::ir::{Constant, Graph, ValueRef};
+use slidec::ir::{Constant, Graph};
+use slidec::lower::lower;
 use slidec::onnx::OnnxModel;
 use slidec::onnx::proto::TensorProto;
-use sliderun::cpu::{self, EvalError, KernelError};
-use sliderun::dim::Bindings;
+use sliderun::cpu;
 use sliderun::dtype::DType;
-use sliderun::op::Semantics;
+use sliderun::plan::Plan;
+use sliderun::plan::manifest::Provenance;
+use sliderun::session::{Device, Session, SessionError, SessionOptions};
 use sliderun::tensor::{Tensor, TensorView};
 
 /// ONNX's own tolerances (`onnx.backend.test`).
@@ -262,37 +264,23 @@ fn check(graph: &Graph, model: &OnnxModel, data: &Path) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// Values of every output by name, one operator after the other.
+/// Compiles the graph as it is to a plan, runs the plan, and gives its outputs by name.
 fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, Outcome> {
-    let mut symbols = Bindings::new();
-    let mut values = BTreeMap::new();
-    for &node in graph.inputs() {
-        let tensor = &inputs[&graph.node(node).name];
-        for (dim, &extent) in graph.node(node).outputs[0].ty.shape.iter().zip(tensor.shape()) {
-            if let Some(symbol) = dim.as_symbol() {
-                symbols.insert(symbol.to_owned(), extent as i64);
-            }
+    let wrong = |e: &dyn fmt::Display| Outcome::Wrong(e.to_string());
+    let lowered = lower(graph, Provenance::default(), Vec::new())
+        .map_err(|e| Outcome::Refused(format!("{}: {}", e.0[0].operator, e.0[0].reason)))?;
+    let file = lowered.writer.to_bytes(lowered.manifest).map_err(|e| wrong(&e))?;
+    let plan = Plan::from_bytes(file).map_err(|e| wrong(&e))?;
+    let options = SessionOptions { threads: Some(1), ..SessionOptions::default() };
+    let session = Session::new(Arc::new(plan), Device::Cpu, options).map_err(|e| wrong(&e))?;
+    let views: Vec<(&str, TensorView<'_>)> = inputs.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+    match session.run(&views) {
+        Ok(outputs) => Ok(outputs.into_iter().collect()),
+        Err(SessionError::Step { op, reason, .. }) if reason.contains("is not implemented for") => {
+            Err(Outcome::Refused(format!("{op}: {reason}")))
         }
-        values.insert(ValueRef { node, slot: 0 }, tensor.clone());
+        Err(e) => Err(wrong(&e)),
     }
-    for node in graph.node_ids() {
-        if let Some(constant) = graph.node(node).constant() {
-            values.insert(ValueRef { node, slot: 0 }, constant.to_tensor());
-        }
-    }
-    for node in graph.schedule() {
-        let mut op = graph.node(node).op().expect("schedules hold operators").clone();
-        op.map_dims(&mut |d| d.eval(&symbols).expect("inputs bind every symbol").into());
-        let operands: Vec<Option<TensorView<'_>>> = graph.operands(node).iter().map(|v| v.map(|v| values[&v].view())).collect();
-        let results = cpu::eval(&op, &operands).map_err(|e| match e {
-            EvalError::Kernel(KernelError::UnsupportedType(..)) => Outcome::Refused(e.to_string()),
-            e => Outcome::Wrong(format!("{}: {e}", op.name())),
-        })?;
-        for (slot, tensor) in results.into_iter().enumerate() {
-            values.insert(ValueRef { node, slot }, tensor);
-        }
-    }
-    Ok(graph.outputs.iter().map(|o| (o.name.clone(), values[&o.value].clone())).collect())
 }
 
 /// Equal types and shapes, integers equal, floats within ONNX's tolerances.

@@ -31,7 +31,7 @@ mod loss;
 mod norm;
 mod operands;
 mod options;
-mod oracle;
+pub mod oracle;
 mod quantize;
 mod reduce;
 mod resize;

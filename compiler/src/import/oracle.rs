@@ -23,7 +23,7 @@ const MOST_ELEMENTS: i64 = 1024;
 
 /// What tract knows of a model's tensors, by name.
 #[derive(Debug, Default)]
-pub(super) struct Oracle {
+pub struct Oracle {
     /// Types, where element type and every extent are known. bf16 appears as f16.
     pub types: HashMap<String, TensorType>,
     /// Elements of integer tensors that do not depend on data.
@@ -32,7 +32,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     /// Asks tract about the main graph of a model with inputs of the types given. `None` when it cannot say anything.
-    pub(super) fn ask(model: &OnnxModel, inputs: &[(String, TensorType)]) -> Option<Self> {
+    pub fn ask(model: &OnnxModel, inputs: &[(String, TensorType)]) -> Option<Self> {
         let stripped = stripped(model, inputs).encode_to_vec();
         // tract panics on some models: then it has no opinion.
         catch_unwind(AssertUnwindSafe(|| analyse(&stripped))).ok()?

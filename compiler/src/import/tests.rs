@@ -244,20 +244,3 @@ fn if_with_a_known_condition_is_its_branch() {
     assert!(error.to_string().contains("node 'choice/inside': Frobnicate"), "{error}");
     fails(base().input("c", DType::Bool, &[]).node(choice("c")), "'c' is a graph input; its value must be known when compiling");
 }
-
-#[test]
-fn minilm_imports_whole() {
-    let folder = std::env::var_os("SLIDEC_MODELS")
-        .map_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/models"), std::path::PathBuf::from);
-    let path = folder.join("paraphrase-MiniLM-L3-v2.onnx");
-    if !path.exists() {
-        println!("skipped: {} is absent", path.display());
-        return;
-    }
-    let options = ImportOptions::default().with_shapes("batch_size=1..32,sequence_length=1..512").unwrap();
-    let graph = import(&OnnxModel::open(&path).unwrap(), &options).unwrap();
-    let products = graph.schedule().iter().filter(|&&n| graph.node(n).op().is_some_and(|op| op.name() == "MatMul")).count();
-    assert_eq!(products, 24);
-    let embedding = graph.outputs.iter().find(|o| o.name == "461").unwrap();
-    assert_eq!(graph.ty(embedding.value).to_string(), "f32[batch_size, 384]");
-}
