@@ -45,16 +45,16 @@ def onnxruntime_median(session, feeds, iterations):
 
 
 def plan_median(arguments, plan, iterations):
-    command = [arguments.slidec, "bench", plan, "--shape", arguments.shape, "--threads", str(arguments.threads)]
+    command = [arguments.sliderun, "bench", plan, "--shape", arguments.shape, "--threads", str(arguments.threads)]
     command += ["--iterations", str(iterations), "--json"]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return result["latency_ms"]["p50"]
+    return result["latency"]["p50_ms"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--slidec", required=True)
+    parser.add_argument("--sliderun", required=True)
     parser.add_argument("--plan", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--shape", required=True)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::demo::binary;
 use crate::packages;
 use crate::shell::{self, Result, cache, cargo, command, root};
 
@@ -27,27 +28,36 @@ const PLANS: [(&str, &[&str]); 4] = [
     ("6:8-int8", &["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"]),
 ];
 
-/// Builds in release mode, compiles the plans and runs the comparison.
+/// Builds the runtime in release mode, compiles the plans and runs the comparison.
 pub fn run(options: &Options) -> Result<()> {
     let model = packages::minilm()?;
     let python = packages::python_packages(&["onnxruntime==1.23.2", "numpy"])?;
-    shell::run(cargo().args(["build", "--release", "--package", "slidec"]))?;
-    let slidec = root().join("target/release/slidec");
+    // The compiler's speed is not measured: it need not be built once more in release mode.
+    shell::run(cargo().args(["build", "--package", "slidec", "--bins"]))?;
+    shell::run(cargo().args(["build", "--release", "--package", "sliderun"]))?;
     let folder = cache().join("bench");
     std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
 
     let mut script = command("python3");
     script.env("PYTHONPATH", python).arg("tests/bench/cpu_vs_onnxruntime.py").arg("--model").arg(&model);
-    script.arg("--slidec").arg(&slidec).args(["--shape", &options.shape]);
+    script.arg("--sliderun").arg(root().join("target/release/sliderun")).args(["--shape", &options.shape]);
     script.args(["--threads", &options.threads.to_string(), "--rounds", &options.rounds.to_string()]);
     for (name, arguments) in PLANS {
         let plan = folder.join(format!("{}.slide", name.replace(':', "x")));
-        compile(&slidec, &model, &plan, arguments)?;
+        compile(&model, &plan, arguments)?;
         script.arg("--plan").arg(format!("{name}={}", plan.display()));
     }
     shell::run(&mut script)
 }
 
-fn compile(slidec: &Path, model: &Path, plan: &Path, arguments: &[&str]) -> Result<()> {
-    shell::run(command(slidec).arg("compile").arg(model).arg("-o").arg(plan).args(arguments).stdout(std::process::Stdio::null()))
+fn compile(model: &Path, plan: &Path, arguments: &[&str]) -> Result<()> {
+    shell::run(
+        command(binary("slidec"))
+            .arg("compile")
+            .arg(model)
+            .arg("-o")
+            .arg(plan)
+            .args(arguments)
+            .stdout(std::process::Stdio::null()),
+    )
 }
