@@ -4,9 +4,9 @@
 //! Directives in comments: `# tolerance: X` (relative, 1e-5 unless given); `# options: sparsity=6:8 precision=int8
 //! prune=magnitude strict` for the pass.
 
+use slidec::ir::Graph;
 use slidec::ir::eval::evaluate;
 use slidec::ir::parse::{no_constants, parse};
-use slidec::ir::Graph;
 use slidec::options::CompileOptions;
 use slidec::passes::{Pass, ignore, run_passes};
 use sliderun::dim::Bindings;
@@ -35,7 +35,8 @@ fn options(text: &str) -> CompileOptions {
 
 /// Inputs of small numbers, integers 0 or 1, the same for the same graph.
 fn inputs(graph: &Graph) -> BTreeMap<String, Tensor> {
-    let bindings: Bindings = graph.symbols.values().enumerate().map(|(i, s)| (s.name.clone(), s.max.min(s.min + 2 + i as i64))).collect();
+    let bindings: Bindings =
+        graph.symbols.values().enumerate().map(|(i, s)| (s.name.clone(), s.max.min(s.min + 2 + i as i64))).collect();
     let mut state = 1u64;
     let mut next = move || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -73,7 +74,8 @@ fn check(path: &Path) {
     let folder = path.parent().unwrap();
     let name = folder.file_name().unwrap().to_str().unwrap();
     let pass = Pass::by_name(name).unwrap_or_else(|| panic!("there is no pass '{name}'"));
-    let before = parse(&path.display().to_string(), &text, &no_constants).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)));
+    let before =
+        parse(&path.display().to_string(), &text, &no_constants).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)));
     let mut after = before.clone();
     let outcome = run_passes(&mut after, [pass], &options(&text), &mut ignore).unwrap();
 

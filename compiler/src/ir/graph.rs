@@ -369,11 +369,13 @@ impl Graph {
         self.nodes[value.node].op()
     }
 
-    /// The operands of a node by slot.
+    /// The operands of a node by slot. Edges beyond its arity, which only an invalid graph has, are left out.
     pub fn operands(&self, id: NodeId) -> Vec<Option<ValueRef>> {
         let mut out = vec![None; self.nodes[id].arity];
         for e in self.nodes.edges_directed(id, Direction::Incoming) {
-            out[e.weight().to_slot] = Some(ValueRef { node: e.source(), slot: e.weight().from_slot });
+            if let Some(operand) = out.get_mut(e.weight().to_slot) {
+                *operand = Some(ValueRef { node: e.source(), slot: e.weight().from_slot });
+            }
         }
         out
     }

@@ -334,7 +334,7 @@ output "ids" = %ids
             ("input %x: f32[4]\n%y = Relu(%z)", (2, 11), "value 'z' is not defined"),
             ("input %x: f32[4]\n%x = Relu(%x)", (2, 1), "value 'x' is defined twice"),
             ("input %x: f32[4]\n%y = Rule(%x)", (2, 6), "there is no operator 'Rule'"),
-            ("input %x: f32[4]\n%y = Elu(%x) {beta: 1.0}", (2, 15), "beta"),
+            ("input %x: f32[4]\n%y = Elu(%x) {beta: 1.0}", (2, 15), "missing field named `alpha`"),
             ("input %x: f32[4]\n%y = MatMul(%x)", (2, 6), "MatMul cannot have these operands: input 1 is missing"),
             ("input %x: f32[4]\n%y: f32[5] = Relu(%x)", (2, 1), "the types that Unary gives are [f32[4]]"),
             ("input %x: f32[n]", (1, 7), "symbol 'n' is not declared"),

@@ -62,7 +62,9 @@ pub fn print(graph: &Graph) -> String {
 /// One node, without a line end.
 pub fn print_node(graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
-    let results: Vec<String> = node.outputs.iter().map(result).collect();
+    // Inputs stand for the model's tensors without saying so.
+    let is_input = matches!(node.kind, NodeKind::Input);
+    let results: Vec<String> = node.outputs.iter().map(|o| result(o, o.from_model && !is_input)).collect();
     let results = results.join(", ");
     let mut out = match &node.kind {
         NodeKind::Input => format!("input {results}"),
@@ -73,8 +75,8 @@ pub fn print_node(graph: &Graph, id: NodeId) -> String {
     out
 }
 
-fn result(output: &NodeOutput) -> String {
-    format!("{}{}: {}", name(&output.name), if output.from_model { "!" } else { "" }, output.ty)
+fn result(output: &NodeOutput, mark: bool) -> String {
+    format!("{}{}: {}", name(&output.name), if mark { "!" } else { "" }, output.ty)
 }
 
 fn application(graph: &Graph, id: NodeId, op: &Op) -> String {

@@ -106,7 +106,10 @@ pub(super) struct SyntaxError {
 
 /// The items of a file.
 pub(super) fn parse(text: &str) -> Result<Vec<Item>, SyntaxError> {
-    let file = preceded(space, terminated(repeat(0.., item), eof.context(expected("an item"))));
+    let file = preceded(
+        space,
+        terminated(repeat(0.., item), eof.context(expected("`symbols`, `input`, `const`, `output` or a value's definition"))),
+    );
     { file }.parse(LocatingSlice::new(text)).map_err(|e| {
         let expected: Vec<String> = e.inner().context().map(ToString::to_string).collect();
         let message = if expected.is_empty() { "this is not understood".to_owned() } else { expected.join(", ") };

@@ -9,6 +9,7 @@ use sliderun::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
 use sliderun::op::{Op, TensorType};
 use sliderun::sparse::KLayout;
 use sliderun::tensor::Tensor;
+use std::collections::BTreeSet;
 
 use super::product::Product;
 use super::{Pass, PassContext, PassError};
@@ -35,9 +36,8 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                 continue;
             }
         };
-        let result = Rewriter { graph, name: &name }.product(product, form, weight)?;
         let origin = graph.node(product.node).origin.clone();
-        graph.add_origin(result.node, origin);
+        let result = Rewriter { graph, name: &name, origin }.product(product, form, weight)?;
         graph.replace(product.result(), result);
         context.report.did([name], form.to_string());
     }
@@ -68,10 +68,11 @@ fn encode(graph: &Graph, product: Product, form: WeightForm) -> Result<Encoded, 
     Ok(Encoded { weight, scales })
 }
 
-/// Adds nodes that are named after the product that they replace.
+/// Adds nodes that are named after the product that they replace and have its origin.
 struct Rewriter<'g> {
     graph: &'g mut Graph,
     name: &'g str,
+    origin: BTreeSet<String>,
 }
 
 impl Rewriter<'_> {
@@ -123,6 +124,7 @@ impl Rewriter<'_> {
     fn add(&mut self, part: &str, op: impl Into<Op>, operands: &[Option<ValueRef>]) -> Result<ValueRef, PassError> {
         let name = format!("{}/{part}", self.name);
         let node = self.graph.add_op(&name, op, operands).map_err(PassError::infer(&name))?;
+        self.graph.add_origin(node, self.origin.iter().cloned());
         Ok(ValueRef { node, slot: 0 })
     }
 

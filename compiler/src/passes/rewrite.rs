@@ -133,7 +133,7 @@ mod tests {
     fn new_nodes_inherit_name_and_origin() {
         assert_eq!(
             applied(CHAIN, two_negations),
-            r#"input %x!: f32[2]
+            r#"input %x: f32[2]
 %b!: f32[2] = Abs(%x) node "AB" origin ["A", "B"]
 %c: f32[2] = Relu(%b) node "C" origin self
 output "y" = %c

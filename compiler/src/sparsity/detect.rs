@@ -64,7 +64,7 @@ mod tests {
             (&["xxxxxx.."], "6:8 8:10 10:12 12:14 14:16"),
             (&["xxxxxxxxxxxxxxxx"], ""),
             // The padding at the end counts as zeros.
-            (&["xxxxxxxx..xxx"], "8:10 12:14 14:16"),
+            (&["xxxxxxxx..xxx"], "8:10 10:12 12:14 14:16"),
             (&["xx..", "xxxx"], "4:6 6:8 8:10 10:12 12:14 14:16"),
             (&["xx..", "x.x."], "2:4 4:6 6:8 8:10 10:12 12:14 14:16"),
         ] {
