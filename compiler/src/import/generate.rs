@@ -48,7 +48,7 @@ fn range(cx: &mut NodeContext<'_>) -> Imported {
         let (start, limit, delta) = (cx.known_float(0)?, cx.known_float(1)?, cx.known_float(2)?);
         let len = ((limit - start) / delta).ceil().max(0.0);
         // Bounds what a file can make us allocate.
-        if !(len <= 1e8) {
+        if len.is_nan() || len > 1e8 {
             return Err(Refusal::new(format!("a range of {len} elements")));
         }
         let values: Vec<f64> = (0..len as usize).map(|i| start + i as f64 * delta).collect();

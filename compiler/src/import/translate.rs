@@ -104,8 +104,7 @@ pub(super) fn normal_domain(domain: &str) -> &str {
 
 pub(super) fn translate(model: &OnnxModel, options: &ImportOptions) -> Result<Graph, ImportErrors> {
     let proto = model.graph();
-    let mut b = Building::default();
-    b.reserved = proto.node.iter().flat_map(|n| &n.output).cloned().collect();
+    let mut b = Building { reserved: proto.node.iter().flat_map(|n| &n.output).cloned().collect(), ..Building::default() };
     b.push_scope(true);
     b.graph_inputs(model, options);
     for (i, t) in proto.initializer.iter().enumerate() {

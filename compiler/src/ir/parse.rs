@@ -9,6 +9,7 @@ use sliderun::op::TensorType;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::tensor::checked_elements;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::elements;
 use super::form::WeightForm;
@@ -24,7 +25,7 @@ pub struct ParseError {
     /// What is wrong.
     pub message: String,
     #[source_code]
-    source_code: NamedSource<String>,
+    source_code: Arc<NamedSource<String>>,
     #[label("here")]
     span: SourceSpan,
     #[help]
@@ -58,7 +59,7 @@ pub fn no_constants(_: &str) -> std::io::Result<Bytes> {
 pub fn parse(name: &str, text: &str, constants: Resolver<'_>) -> Result<Graph, ParseError> {
     let fail = |p: Problem| ParseError {
         message: p.message,
-        source_code: NamedSource::new(name, text.to_owned()),
+        source_code: Arc::new(NamedSource::new(name, text.to_owned())),
         span: p.span.into(),
         help: p.help,
     };
@@ -209,12 +210,10 @@ impl Builder<'_> {
                 None => return problem(&span, "an even number of hexadecimal digits was expected"),
             },
             Data::Digest(At { value, span }) => {
-                let bytes = (self.constants)(&value).or_else(|e| {
-                    Err(Problem {
-                        span: span.clone(),
-                        message: format!("the data of constant '{}' is not at hand: {e}", definition.name.value),
-                        help: Some("constants' data lies in the folder FILE.ir.d that is written with FILE.ir".to_owned()),
-                    })
+                let bytes = (self.constants)(&value).map_err(|e| Problem {
+                    span: span.clone(),
+                    message: format!("the data of constant '{}' is not at hand: {e}", definition.name.value),
+                    help: Some("constants' data lies in the folder FILE.ir.d that is written with FILE.ir".to_owned()),
                 })?;
                 if blake3::hash(&bytes).to_hex().as_str() != value {
                     return problem(&span, format!("the data of constant '{}' does not have this digest", definition.name.value));

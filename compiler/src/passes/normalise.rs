@@ -87,7 +87,7 @@ fn neutral_element(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>,
 }
 
 /// The operand of the operator that computes operand 0 of a node, when both are of the same kind.
-fn chained<'g, T>(graph: &'g Graph, id: NodeId, pick: fn(&Op) -> Option<&T>) -> Option<(&'g T, &'g T, ValueRef)> {
+fn chained<T>(graph: &Graph, id: NodeId, pick: fn(&Op) -> Option<&T>) -> Option<(&T, &T, ValueRef)> {
     let outer = pick(graph.node(id).op()?)?;
     let between = graph.operand(id, 0)?;
     let inner = pick(graph.producer(between)?)?;

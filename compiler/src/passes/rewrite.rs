@@ -139,7 +139,6 @@ mod tests {
 output "y" = %c
 did: A, B: merged
 "#
-            .replace("%x!", "%x!")
         );
     }
 

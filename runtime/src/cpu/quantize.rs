@@ -11,6 +11,9 @@ use crate::f8::{F8E4M3, F8E5M2};
 use crate::op::quantize::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
 
+/// What is done to a run of elements: the run, where it starts, the index of its first scale, and the distance to the next element's.
+type RunBody<'f, Y> = dyn Fn(&mut [Y], usize, usize, usize) + Sync + 'f;
+
 /// How the elements along one axis share scales.
 #[derive(Clone, Copy)]
 struct Sharing {
@@ -43,7 +46,7 @@ impl Sharing {
 
     /// Calls `body` with each run of `y` (a row of the inner axes), where it starts, and the index of the first element's scale and
     /// how far the next element's is.
-    fn for_each<Y: Element>(&self, y: &mut [Y], body: &(dyn Fn(&mut [Y], usize, usize, usize) + Sync)) {
+    fn for_each<Y: Element>(&self, y: &mut [Y], body: &RunBody<'_, Y>) {
         let AxisView { extent, inner, .. } = self.axis;
         rows(y, inner, inner, &|row, y| {
             let k = row % extent;
@@ -296,11 +299,11 @@ mod tests {
             let (scale, zero) = (tensor(&scale_shape, &scales), tensor(&scale_shape, &zeros));
             let y = run(QuantizeLinear { to: DType::I8, axis, block }, &[&tensor(&shape, &x), &scale, &zero]).remove(0);
             let back = run(DequantizeLinear { axis, block }, &[&y, &scale, &zero]).remove(0);
-            for i in 0..105 {
+            for (i, x) in x.iter().enumerate() {
                 let mut at = [i / 35, i / 5 % 7, i % 5];
                 at[axis] /= block;
                 let s = (at[0] * scale_shape[1] + at[1]) * scale_shape[2] + at[2];
-                let want = ((x[i] / scales[s]).round_ties_even() as i32 + i32::from(zeros[s])).clamp(-128, 127) as i8;
+                let want = ((x / scales[s]).round_ties_even() as i32 + i32::from(zeros[s])).clamp(-128, 127) as i8;
                 assert_eq!(y.as_slice::<i8>().unwrap()[i], want, "axis {axis} at {i}");
                 let want = (f32::from(want) - f32::from(zeros[s])) * scales[s];
                 assert_eq!(back.as_slice::<f32>().unwrap()[i], want, "axis {axis} at {i}");

@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn types() {
         let nearest = Interpolation::Nearest(NearestRounding::Floor);
-        infer(&resize("1, c, 2*h", None, nearest, false).into(), "u8[1, c, h]", "u8[1, c, 2*h]");
-        infer(&resize("2", Some(&[0.6]), Interpolation::Linear, true).into(), "f16[4]", "f16[2]");
+        infer(&resize("1, c, 2*h", None, nearest, false), "u8[1, c, h]", "u8[1, c, 2*h]");
+        infer(&resize("2", Some(&[0.6]), Interpolation::Linear, true), "f16[4]", "f16[2]");
     }
 
     #[test]

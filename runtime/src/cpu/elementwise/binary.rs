@@ -144,6 +144,7 @@ integer!(i32: |v| v < 0, i64: |v| v < 0, u32: |_| false, u64: |_| false);
 
 /// `a` to the power of `b`, in the type of `a`. Floats take the exponent in their own type. Integers take integer exponents
 /// exactly (wrapping) and others through f64.
+#[allow(clippy::unnecessary_cast)] // one text for every element type
 fn power(
     plan: &Broadcast<2>,
     a: TensorView<'_>,
