@@ -16,6 +16,8 @@ use std::sync::Arc;
 /// Deepest nesting and most terms that an expression read from text may have: bounds a hostile plan.
 const MAX_DEPTH: usize = 32;
 const MAX_TERMS: usize = 256;
+/// Highest power of an atom that an expression read from text may have.
+const MAX_POWER: u32 = 64;
 
 /// An operation on extents that is not a polynomial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -552,10 +554,7 @@ impl Parser<'_> {
     fn product(&mut self, depth: usize) -> Result<Dim, &'static str> {
         let mut total = self.power(depth)?;
         while self.eat('*') {
-            total = total * self.power(depth)?;
-            if total.terms.len() > MAX_TERMS {
-                return Err("too many terms");
-            }
+            total = bounded(total * self.power(depth)?)?;
         }
         Ok(total)
     }
@@ -569,7 +568,7 @@ impl Parser<'_> {
         if exponent > 8 || base.terms.len() > 1 {
             return Err("only a single term may be raised, to at most 8");
         }
-        Ok((0..exponent).fold(Dim::from(1), |p, _| p * base.clone()))
+        (0..exponent).try_fold(Dim::from(1), |p, _| bounded(p * base.clone()))
     }
 
     fn atom(&mut self, depth: usize) -> Result<Dim, &'static str> {
@@ -605,6 +604,17 @@ impl Parser<'_> {
 }
 
 /// As text; in human-readable formats an extent without symbols is a plain number.
+/// Keeps what repeated products of a hostile text can grow to small.
+fn bounded(dim: Dim) -> Result<Dim, &'static str> {
+    if dim.terms.len() > MAX_TERMS {
+        return Err("too many terms");
+    }
+    if dim.terms.iter().flat_map(|(m, _)| m).any(|(_, power)| *power > MAX_POWER) {
+        return Err("too high a power");
+    }
+    Ok(dim)
+}
+
 impl Serialize for Dim {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self.as_const() {
@@ -692,7 +702,7 @@ mod tests {
         assert!(matches!(dim("bcast(n,m)").eval(&at(&[("n", 2), ("m", 3)])), Err(DimError::Broadcast { .. })));
         assert!(matches!(dim("n-5").eval_usize(&at(&[("n", 2)])), Err(DimError::Negative(..))));
         assert!(matches!(dim("n*n").eval(&at(&[("n", i64::MAX)])), Err(DimError::Arithmetic(_))));
-        for bad in ["", "2*", "foo(1,2)", "n n", "div(1)", "n^99", &"(".repeat(1000), "99999999999999999999"] {
+        for bad in ["", "2*", "foo(1,2)", "n n", "div(1)", "n^99", "((n^8)^8)^8", &"(".repeat(1000), "99999999999999999999"] {
             assert!(bad.parse::<Dim>().is_err(), "{bad}");
         }
     }
