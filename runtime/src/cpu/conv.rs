@@ -10,7 +10,7 @@ use rten_tensor::NdTensorView;
 
 use super::layout::operand;
 use super::parallel;
-use super::promote::{promoted, to_real};
+use super::promote::{promote, to_real};
 use super::windows::{WindowAxis, for_each_row, taps_of_window, window_axes};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
@@ -42,9 +42,7 @@ impl Kernel for Conv {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(done) = promoted(self, inputs, outputs, to_real) {
-            return done;
-        }
+        promote!(self, inputs, outputs, to_real);
         let (x, w, out) = (operand(inputs, 0)?, operand(inputs, 1)?, &mut outputs[0]);
         let bias = inputs.get(2).copied().flatten();
         if out.data.is_empty() {

@@ -5,7 +5,7 @@ use super::broadcast::Broadcast;
 use super::convert::convert;
 use super::dispatch::{dispatch, input, optional, output, view};
 use super::parallel;
-use super::promote::{promoted, to_word};
+use super::promote::{promote, to_word};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::Bool;
 use crate::op::elementwise::{Cast, Clip, Where};
@@ -82,9 +82,7 @@ impl Kernel for Clip {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_word) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_word);
         dispatch!(word, "Clip", outputs[0].dtype, T => {
             let bound = |i| Ok::<_, KernelError>(optional::<T>(inputs, i)?.and_then(|b| b.first().copied()));
             let (low, high) = (bound(1)?.unwrap_or(T::MIN), bound(2)?.unwrap_or(T::MAX));

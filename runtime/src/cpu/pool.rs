@@ -6,7 +6,7 @@ use bytemuck::Pod;
 
 use super::layout::operand;
 use super::parallel;
-use super::promote::{promoted, to_real};
+use super::promote::{promote, to_real};
 use super::windows::{WindowAxis, window_axes};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
@@ -141,9 +141,7 @@ impl Kernel for Pool {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(done) = promoted(self, inputs, outputs, to_real) {
-            return done;
-        }
+        promote!(self, inputs, outputs, to_real);
         let (x, out) = (operand(inputs, 0)?, &mut outputs[0]);
         if out.data.is_empty() {
             return Ok(());

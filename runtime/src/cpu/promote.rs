@@ -38,7 +38,18 @@ pub fn to_common(inputs: &[Option<TensorView<'_>>]) -> impl Fn(DType) -> DType +
     move |dtype| if double && dtype.is_float() { DType::F64 } else { to_real(dtype) }
 }
 
-/// When `wider` changes the type of an operand or result: runs `kernel` on converted copies. `None` when it changes none.
+/// `promote!(self, inputs, outputs, wider);` as a kernel's first statement: where `wider` changes an operand's type, the kernel
+/// returns what it gives on converted copies; what follows sees only types that `wider` leaves as they are.
+macro_rules! promote {
+    ($kernel:expr, $inputs:expr, $outputs:expr, $wider:expr) => {
+        if let Some(result) = $crate::cpu::promote::promoted($kernel, $inputs, $outputs, $wider) {
+            return result;
+        }
+    };
+}
+pub(super) use promote;
+
+/// What [`promote!`] does: runs `kernel` on converted copies when `wider` changes the type of an operand, else gives `None`.
 pub fn promoted<K: Kernel>(
     kernel: &K,
     inputs: &[Option<TensorView<'_>>],

@@ -2,7 +2,7 @@
 
 use super::dispatch::{dispatch, input, output, view};
 use super::parallel::{AxisView, along_axis, rows};
-use super::promote::{promoted, to_wide};
+use super::promote::{promote, to_wide};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::{Bool, DType, Element};
 use crate::op::reduce::{Cumulative, Reduce, ReduceKind};
@@ -23,9 +23,7 @@ impl Kernel for Reduce {
             // The neutral element is that of the type itself, not of the wider one it is calculated in.
             return fill_neutral(self.kind == ReduceKind::Max, &mut outputs[0]);
         }
-        if let Some(result) = promoted(self, inputs, outputs, to_wide) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_wide);
         let walk = Walk::new(x.shape, &self.axes);
         dispatch!(wide, "Reduce", x.dtype, T => {
             T::reduce(self.kind, &walk, input(inputs, 0)?, output(outputs, 0)?);
@@ -273,9 +271,7 @@ impl Kernel for Cumulative {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_wide) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_wide);
         let x = view(inputs, 0)?;
         let axis = AxisView::new(x.shape, self.axis);
         dispatch!(wide, "Cumulative", x.dtype, T => {

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use super::axis_map::{AxisMap, copy_mapped};
 use super::layout::operand;
 use super::parallel;
-use super::promote::{promoted, to_real};
+use super::promote::{promote, to_real};
 use super::{Context, Kernel, KernelError};
 use crate::dtype::DType;
 use crate::op::resize::{Coordinates, Interpolation, NearestRounding, Resize};
@@ -218,9 +218,7 @@ impl Kernel for Resize {
             interpolate::<f64>(x, &axes, self.coordinates, &filter, |w| w, out);
             return Ok(());
         }
-        if let Some(done) = promoted(self, inputs, outputs, to_real) {
-            return done;
-        }
+        promote!(self, inputs, outputs, to_real);
         let (x, out) = (bytemuck::cast_slice(x.data), bytemuck::cast_slice_mut(outputs[0].data));
         interpolate::<f32>(x, &axes, self.coordinates, &filter, |w| w as f32, out);
         Ok(())

@@ -3,7 +3,7 @@
 use super::super::broadcast::{Broadcast, zip2};
 use super::super::convert::convert;
 use super::super::dispatch::{dispatch, input, output, view};
-use super::super::promote::{promoted, to_word};
+use super::super::promote::{promote, to_word};
 use super::super::{Context, Kernel, KernelError};
 use crate::dtype::{Bool, DType, Element};
 use crate::op::elementwise::Binary;
@@ -16,9 +16,7 @@ impl Kernel for Binary {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_word) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_word);
         let (a, b) = (view(inputs, 0)?, view(inputs, 1)?);
         if outputs.iter().all(|o| o.data.is_empty()) {
             return Ok(());

@@ -5,7 +5,7 @@ use rten_simd::SimdUnaryOp;
 use super::super::dispatch::{dispatch, input, output, view};
 use super::super::erf::{Erf, Gelu, erf};
 use super::super::parallel;
-use super::super::promote::{promoted, to_word};
+use super::super::promote::{promote, to_word};
 use super::super::{Context, Kernel, KernelError};
 use crate::dtype::{Bool, DType, Element};
 use crate::op::elementwise::Unary;
@@ -18,9 +18,7 @@ impl Kernel for Unary {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_word) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_word);
         let dtype = view(inputs, 0)?.dtype;
         match *self {
             Unary::Not => {

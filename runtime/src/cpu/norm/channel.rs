@@ -2,7 +2,7 @@
 
 use super::super::dispatch::{dispatch, input, output, view};
 use super::super::parallel::rows;
-use super::super::promote::{promoted, to_common, to_real};
+use super::super::promote::{promote, to_common, to_real};
 use super::super::{Context, Kernel, KernelError};
 use super::{Real, moments};
 use crate::op::norm::{BatchNorm, GroupNorm, InstanceNorm, Lrn};
@@ -15,9 +15,7 @@ impl Kernel for BatchNorm {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_common(inputs)) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_common(inputs));
         let x = view(inputs, 0)?;
         let (channels, spatial): (usize, usize) = (x.shape[1], x.shape[2..].iter().product());
         dispatch!(real, "BatchNorm", x.dtype, T => {
@@ -65,9 +63,7 @@ impl Kernel for InstanceNorm {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_real) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_real);
         let x = view(inputs, 0)?;
         dispatch!(real, "InstanceNorm", x.dtype, T => group_norm::<T>(x.shape[1], self.epsilon, x.shape, inputs, outputs))
     }
@@ -80,9 +76,7 @@ impl Kernel for GroupNorm {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_real) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_real);
         let x = view(inputs, 0)?;
         dispatch!(real, "GroupNorm", x.dtype, T => group_norm::<T>(self.groups, self.epsilon, x.shape, inputs, outputs))
     }
@@ -95,9 +89,7 @@ impl Kernel for Lrn {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_real) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_real);
         let x = view(inputs, 0)?;
         let (channels, spatial): (usize, usize) = (x.shape[1], x.shape[2..].iter().product());
         let length = channels * spatial;

@@ -3,7 +3,7 @@
 use super::super::broadcast::{Broadcast, zip2};
 use super::super::dispatch::{dispatch, input, optional, output, view};
 use super::super::parallel::rows;
-use super::super::promote::{promoted, to_common, to_real};
+use super::super::promote::{promote, to_common, to_real};
 use super::super::{Context, Kernel, KernelError};
 use super::{Real, moments};
 use crate::op::norm::{LayerNorm, RmsNorm};
@@ -59,9 +59,7 @@ impl Kernel for LayerNorm {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_real) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_real);
         let x = view(inputs, 0)?;
         let epsilon = f64::from(self.epsilon);
         dispatch!(real, "LayerNorm", x.dtype, T => {
@@ -91,9 +89,7 @@ impl Kernel for RmsNorm {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_common(inputs)) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_common(inputs));
         let x = view(inputs, 0)?;
         let epsilon = f64::from(self.epsilon);
         dispatch!(real, "RmsNorm", x.dtype, T => {

@@ -4,7 +4,7 @@ use rten_simd::SimdOp;
 
 use super::super::dispatch::{dispatch, input, output, view};
 use super::super::parallel::{AxisView, along_axis};
-use super::super::promote::{promoted, to_real};
+use super::super::promote::{promote, to_real};
 use super::super::{Context, Kernel, KernelError};
 use super::Real;
 use crate::op::norm::{Hardmax, LpNorm, Softmax};
@@ -67,9 +67,7 @@ macro_rules! along {
                 inputs: &[Option<TensorView<'_>>],
                 outputs: &mut [TensorViewMut<'_>],
             ) -> Result<(), KernelError> {
-                if let Some(result) = promoted($self, inputs, outputs, to_real) {
-                    return result;
-                }
+                promote!($self, inputs, outputs, to_real);
                 let x = view(inputs, 0)?;
                 let axis = AxisView::new(x.shape, $self.axis);
                 dispatch!(real, stringify!($op), x.dtype, $t => {

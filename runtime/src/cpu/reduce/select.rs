@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::super::dispatch::{dispatch, input, output, view};
 use super::super::parallel::AxisView;
-use super::super::promote::{promoted, to_wide};
+use super::super::promote::{promote, to_wide};
 use super::super::{Context, Kernel, KernelError};
 use crate::dtype::Element;
 use crate::op::reduce::{ArgReduce, TopK};
@@ -40,9 +40,7 @@ impl Kernel for ArgReduce {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_wide) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_wide);
         let x = view(inputs, 0)?;
         let axis = AxisView::new(x.shape, self.axis);
         let out = output::<i64>(outputs, 0)?;
@@ -77,9 +75,7 @@ impl Kernel for TopK {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        if let Some(result) = promoted(self, inputs, outputs, to_wide) {
-            return result;
-        }
+        promote!(self, inputs, outputs, to_wide);
         let x = view(inputs, 0)?;
         let axis = AxisView::new(x.shape, self.axis);
         let [values, indices] = outputs else {
