@@ -17,6 +17,7 @@ mod choose;
 mod decompose;
 mod deduplicate;
 mod fold_constants;
+mod fuse_attention;
 mod fuse_bias;
 mod fuse_gelu;
 mod fuse_layer_norm;
@@ -43,6 +44,7 @@ pub const PIPELINE: &[Pass] = &[
     fuse_bias::PASS,
     prune::PASS,
     choose::PASS,
+    fuse_attention::PASS,
     merge::PASS,
     decompose::PASS,
     lift::PASS,

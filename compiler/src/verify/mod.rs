@@ -86,6 +86,7 @@ fn is_product(op: &Op) -> bool {
     matches!(
         op,
         Op::MatMul(_)
+            | Op::Attention(_)
             | Op::Gemm(_)
             | Op::Einsum(_)
             | Op::MatMulInteger(_)

@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::op::{InferError, InputTypes, Op, Semantics, TensorType, for_each_op};
 use crate::tensor::{Tensor, TensorError, TensorView, TensorViewMut};
 
+mod attention;
 mod axis_map;
 mod broadcast;
 mod conv;
@@ -29,6 +30,7 @@ mod quantize;
 mod reduce;
 mod resize;
 mod scatter;
+mod softmax;
 mod sparse;
 mod strided;
 mod windows;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::dim::Dim;
 use crate::dtype::DType;
 
+pub mod attention;
 mod check;
 pub mod conv;
 pub mod elementwise;
@@ -76,6 +77,7 @@ macro_rules! for_each_op {
             Gemm(gemm::Gemm),
             Einsum(gemm::Einsum),
             MatMulInteger(gemm::MatMulInteger),
+            Attention(attention::Attention),
             Conv(conv::Conv),
             Pool(conv::Pool),
             Resize(resize::Resize),

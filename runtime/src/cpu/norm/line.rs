@@ -5,7 +5,7 @@ use rten_simd::SimdOp;
 use super::super::dispatch::{dispatch, input, output, view};
 use super::super::parallel::{AxisView, along_axis};
 use super::super::promote::{promote, to_real};
-use super::super::{Context, Kernel, KernelError};
+use super::super::{Context, Kernel, KernelError, softmax};
 use super::Real;
 use crate::op::norm::{Hardmax, LpNorm, Softmax};
 use crate::tensor::{TensorView, TensorViewMut};
@@ -17,7 +17,7 @@ trait Line: Real {
 
 impl Line for f32 {
     fn softmax(line: &mut [f32]) {
-        rten_vecmath::Softmax::new_mut(line).dispatch();
+        softmax::softmax(line, softmax::Mask::None);
     }
 
     fn log_softmax(line: &mut [f32]) {
