@@ -2,7 +2,10 @@
 
 use half::{bf16, f16};
 use rayon::prelude::*;
+use sliderun::cpu;
 use sliderun::dtype::DType;
+use sliderun::op::layout::Transpose;
+use sliderun::tensor::{Tensor, TensorView};
 
 use crate::ir::Constant;
 
@@ -84,21 +87,12 @@ fn widen(constant: &Constant) -> Result<Vec<f32>, WeightError> {
     })
 }
 
-/// [rows, columns] to [columns, rows], in tiles that stay in the cache.
+/// [rows, columns] to [columns, rows].
 fn transpose(from: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut to = vec![0.0; from.len()];
-    to.par_chunks_mut(rows * TILE).enumerate().for_each(|(tile, out)| {
-        let first = tile * TILE;
-        for r0 in (0..rows).step_by(TILE) {
-            for (c, out_row) in out.chunks_exact_mut(rows).enumerate() {
-                for r in r0..rows.min(r0 + TILE) {
-                    out_row[r] = from[r * columns + first + c];
-                }
-            }
-        }
-    });
-    to
+    let view = TensorView { dtype: DType::F32, shape: &[rows, columns], data: bytemuck::cast_slice(from) };
+    let results = cpu::eval(&Transpose { perm: vec![1, 0] }.into(), &[Some(view)]);
+    let [transposed]: [Tensor; 1] = results.expect("every matrix has a transpose").try_into().expect("Transpose has one result");
+    transposed.as_slice::<f32>().expect("Transpose keeps the element type").to_vec()
 }
 
 #[cfg(test)]
