@@ -5,12 +5,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use sliderun::dtype::{DType, Element};
 use sliderun::f8::F8E4M3;
+use sliderun::sparse::symmetric_scale;
 use sliderun::tensor::Tensor;
 
 use super::Weight;
-
-/// Channels whose largest magnitude is below this have scale 1 and quantize to zeros.
-const TINY: f32 = 1e-30;
 
 /// A weight in the element type that it is multiplied in.
 #[derive(Clone, Debug)]
@@ -21,8 +19,8 @@ pub struct QuantizedWeight {
     pub scales: Option<Vec<f32>>,
 }
 
-/// Converts a weight to `to`: I8, F8e4m3, Bf16, F16 or F32. For the first two, `scale[n] = absmax(w[n, ..]) / 127` (or 448) and
-/// `q = round_half_even(w / scale)`.
+/// Converts a weight to `to`: I8, F8e4m3, Bf16, F16 or F32. For the first two, `scale[n]` is [`symmetric_scale`] of
+/// `absmax(w[n, ..])` and `q = round_half_even(w / scale)`.
 ///
 /// # Panics
 /// For another element type: which ones exist is checked where options are read.
@@ -38,10 +36,7 @@ pub fn quantize(weight: &Weight, to: DType) -> QuantizedWeight {
 }
 
 fn per_channel<T: Element>(weight: &Weight, largest: f32, encode: fn(f32) -> T) -> QuantizedWeight {
-    let scale = |row: &[f32]| match row.iter().fold(0.0f32, |m, v| m.max(v.abs())) {
-        absmax if absmax < TINY => None,
-        absmax => Some(absmax / largest),
-    };
+    let scale = |row: &[f32]| symmetric_scale(row.iter().fold(0.0f32, |m, v| m.max(v.abs())), largest);
     let scales: Vec<Option<f32>> = weight.rows().map(scale).collect();
     let zero = encode(0.0);
     let values: Vec<T> = weight

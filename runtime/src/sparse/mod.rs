@@ -15,6 +15,16 @@ use std::str::FromStr;
 /// Lifted extents are multiples of this many elements (what sparse GEMM libraries want of K).
 pub const LIFT_ALIGN: usize = 64;
 
+/// A row whose largest magnitude is below this quantizes to zeros with scale 1: its own scale would be near or among the
+/// denormal numbers, where devices differ and precision is lost.
+pub const TINY: f32 = 1e-30;
+
+/// The scale of a row, activation or weight, that is quantized symmetrically: `absmax / limit`, where `limit` is the largest magnitude
+/// of the quantized type (127 for int8, 448 for e4m3). `None` below [`TINY`]: the row becomes zeros and its scale is 1.
+pub fn symmetric_scale(absmax: f32, limit: f32) -> Option<f32> {
+    (absmax >= TINY).then(|| absmax / limit)
+}
+
 /// A sparsity pattern: at most 2N-2 non-zeros in every 2N consecutive weights along K, N from 2 to 8. N = 2 is plain 2:4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(u8);

@@ -12,11 +12,8 @@ use crate::dtype::{DType, Element};
 use crate::f8::F8E4M3;
 use crate::op::sparse::QuantLift;
 use crate::sparse::compressed::{GROUP, with_weight};
-use crate::sparse::{KLayout, Pattern};
+use crate::sparse::{KLayout, Pattern, symmetric_scale};
 use crate::tensor::{TensorView, TensorViewMut};
-
-/// A row whose largest magnitude is below this is taken as zero.
-const TINY: f32 = 1e-30;
 
 /// Elements that a parallel task should convert at least.
 const GRAIN: usize = 1 << 14;
@@ -81,12 +78,11 @@ fn absmax(row: &[f32]) -> f32 {
     f32::from_bits(row.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)))
 }
 
-/// The scale that a row is divided by, or `None` with the reported scale when all of it becomes 0.
+/// The scale that a row is divided by, or as an error the reported scale of a row that becomes 0 as a whole.
 fn scale(row: &[f32], limit: f32) -> Result<f32, f32> {
     match absmax(row) {
         max if !max.is_finite() => Err(f32::NAN),
-        max if max < TINY => Err(1.0),
-        max => Ok(max / limit),
+        max => symmetric_scale(max, limit).ok_or(1.0),
     }
 }
 
