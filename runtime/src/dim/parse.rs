@@ -94,8 +94,8 @@ impl Parser<'_> {
             return Ok(base);
         }
         let exponent: u32 = self.take(|c| c.is_ascii_digit()).parse().map_err(|_| "an exponent must be an integer")?;
-        if exponent > 8 || base.terms.len() > 1 {
-            return Err("only a single term may be raised, to at most 8");
+        if exponent > MAX_POWER || base.terms.len() > 1 {
+            return Err("only a single term may be raised, to at most 64");
         }
         (0..exponent).try_fold(Dim::from(1), |p, _| bounded(p * base.clone()))
     }
