@@ -75,9 +75,10 @@ impl From<&[u8]> for AlignedBytes {
     }
 }
 
-/// Number of elements of a concrete shape, or `None` on overflow.
+/// Number of elements of a concrete shape, or `None` on overflow: that of any of its axes' products, also where another axis is empty.
 pub fn checked_elements(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let product = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    Some(if shape.contains(&0) { 0 } else { product })
 }
 
 /// An owned tensor: row-major, contiguous.

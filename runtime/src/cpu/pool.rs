@@ -72,15 +72,19 @@ fn fold_axis<T: Pod + Sync>(
     out
 }
 
-/// Folds all axes, innermost first. `out` is [planes, windows…].
+/// Folds all axes, innermost first, but those that padding makes longer last: no intermediate is larger than both ends. `out` is
+/// [planes, windows…].
 fn fold_windows<T: Pod + Sync>(src: &[T], axes: &[WindowAxis], empty: T, fold: impl Fn(T, T) -> T + Sync, out: &mut [T]) {
     let planes = out.len() / axes.iter().map(|a| a.output).product::<usize>();
-    let mut inner = 1;
+    let mut extents: Vec<usize> = axes.iter().map(|a| a.input).collect();
+    let mut order: Vec<usize> = (0..axes.len()).rev().collect();
+    order.sort_by_key(|&i| axes[i].output > axes[i].input);
     let mut folded = Cow::Borrowed(src);
-    for (i, axis) in axes.iter().enumerate().rev() {
-        let outer = axes[..i].iter().fold(planes, |n, a| n * a.input);
-        folded = fold_axis(&folded, axis, (outer, inner), empty, &fold).into();
-        inner *= axis.output;
+    for i in order {
+        let outer = extents[..i].iter().fold(planes, |n, e| n * e);
+        let inner = extents[i + 1..].iter().product();
+        folded = fold_axis(&folded, &axes[i], (outer, inner), empty, &fold).into();
+        extents[i] = axes[i].output;
     }
     out.copy_from_slice(&folded);
 }
@@ -313,6 +317,14 @@ mod tests {
         // A window of 2^31 over an input of 2 costs no more than the input.
         let wide = run(pool(PoolKind::Max, false, &[(1 << 31, 1, 1, (1 << 31, 0))]), &iota(&[1, 1, 2], 0.0));
         assert_eq!(wide.as_slice::<f32>(), Some(&[f32::NEG_INFINITY, 0.0, 1.0][..]));
+        // Nor do an axis that grows and one that shrinks cost their product, in either order.
+        for (shape, axes) in [
+            ([1, 1, 60_000, 1], [(60_000, 1, 1, (0, 0)), (2, 1, 1, (30_000, 30_000))]),
+            ([1, 1, 1, 60_000], [(2, 1, 1, (30_000, 30_000)), (60_000, 1, 1, (0, 0))]),
+        ] {
+            let out = run(pool(PoolKind::Max, false, &axes), &iota(&shape, 0.0));
+            assert_eq!(out.as_slice::<f32>().unwrap().iter().filter(|v| **v == 59_999.0).count(), 2);
+        }
         let none = Tensor::zeros(DType::F32, &[1, 1, 0]).unwrap();
         assert_eq!(run(op(PoolKind::Max), &none).as_slice::<f32>(), Some(&[f32::NEG_INFINITY][..]));
         let none = Tensor::zeros(DType::F32, &[1, 1, 0, 2]).unwrap();

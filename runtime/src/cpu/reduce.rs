@@ -103,7 +103,8 @@ impl Walk {
             groups.remove(0);
         }
         groups.reverse();
-        let mut offsets = vec![0];
+        // Of an empty input nothing is read, and its other axes may have any extent.
+        let mut offsets = if shape.contains(&0) { Vec::new() } else { vec![0] };
         for &(extent, stride, _) in groups.iter().filter(|g| g.2) {
             offsets = offsets.iter().flat_map(|o| (0..extent).map(move |i| o + i * stride)).collect();
         }
@@ -415,6 +416,7 @@ mod tests {
         assert_eq!(reduce(ReduceKind::Sum, &[1_000_001], &[0], &[0.1f32; 1_000_001])[0], 100_000.1);
         assert_eq!(reduce(ReduceKind::Sum, &[0, 3], &[0], &[0f32; 0]), [0.0; 3]);
         assert!(reduce(ReduceKind::Sum, &[0, 3], &[1], &[0f32; 0]).is_empty());
+        assert_eq!(reduce(ReduceKind::Sum, &[1 << 40, 3, 0], &[0, 2], &[0f32; 0]), [0.0; 3]);
     }
 
     #[test]

@@ -162,7 +162,8 @@ fn resample<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     out
 }
 
-/// Resamples every axis that changes; `number` makes a weight of the type that is computed in.
+/// Resamples every axis that changes, those that grow last: no intermediate is larger than both ends. `number` makes a weight of the
+/// type that is computed in.
 fn interpolate<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     x: &[T],
     axes: &[Axis],
@@ -171,13 +172,17 @@ fn interpolate<T: Pod + Default + Sync + AddAssign + Mul<Output = T>>(
     number: impl Fn(f64) -> T,
     out: &mut [T],
 ) {
+    let mut extents: Vec<usize> = axes.iter().map(|a| a.input).collect();
+    let mut order: Vec<usize> = (0..axes.len()).filter(|&i| !axes[i].is_identity()).collect();
+    order.sort_by_key(|&i| axes[i].output > axes[i].input);
     let mut current = std::borrow::Cow::Borrowed(x);
-    for (i, axis) in axes.iter().enumerate().filter(|(_, axis)| !axis.is_identity()) {
-        let weights = axis.weights(coordinates, filter);
+    for i in order {
+        let weights = axes[i].weights(coordinates, filter);
         let taps: Vec<(usize, Vec<T>)> =
             weights.into_iter().map(|w| (w.start, w.weights.into_iter().map(&number).collect())).collect();
-        let inner = axes[i + 1..].iter().map(|a| a.input).product();
-        current = resample(&current, axis.input, inner, &taps).into();
+        let inner = extents[i + 1..].iter().product();
+        current = resample(&current, axes[i].input, inner, &taps).into();
+        extents[i] = axes[i].output;
     }
     out.copy_from_slice(&current);
 }

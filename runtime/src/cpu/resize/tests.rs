@@ -134,6 +134,16 @@ fn documented_examples() {
     }
 }
 
+/// Growing one axis and shrinking another takes no more memory than input and result.
+#[test]
+fn axes_that_grow_come_last() {
+    for (from, to) in [([1, 60_000], [60_000, 1]), ([60_000, 1], [1, 60_000])] {
+        let out = resize(&from, &to, None, HalfPixel, LINEAR, false);
+        // Both elements in the middle, half each.
+        assert!(out.len() == 60_000 && out.iter().all(|v| *v == 30_000.5));
+    }
+}
+
 #[test]
 fn types_and_edges() {
     let op = |shape: &[i64], interpolation| Resize {
