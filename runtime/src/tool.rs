@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod inspect;
 pub mod latency;
+pub mod names;
 pub mod npy;
 pub mod random;
 pub mod run;

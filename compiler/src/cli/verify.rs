@@ -5,6 +5,7 @@ use serde::Serialize;
 use sliderun::plan::Plan;
 use sliderun::session::Session;
 use sliderun::tensor::TensorView;
+use sliderun::tool::names::shortened;
 use sliderun::tool::run::{inputs, read_input};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -165,17 +166,13 @@ fn fidelity_table(out: &mut dyn Write, title: &'static str, rows: &[Fidelity]) -
         Some(c) => [format!("{:.3e}", c.rel), format!("{:.6}", c.cosine)],
         None => ["-".to_owned(), "-".to_owned()],
     };
-    let row = |f: &Fidelity| {
-        let mut cells = vec![
-            f.name.clone(),
-            format!("{:.3e}", f.plan.max_abs),
-            format!("{:.3e}", f.plan.rel),
-            format!("{:.6}", f.plan.cosine),
-        ];
+    let row = |(f, name): (&Fidelity, String)| {
+        let mut cells =
+            vec![name, format!("{:.3e}", f.plan.max_abs), format!("{:.3e}", f.plan.rel), format!("{:.6}", f.plan.cosine)];
         if parted {
             cells.extend(two(&f.pruning).into_iter().chain(two(&f.quantization)));
         }
         cells
     };
-    table(out, &columns, rows.iter().map(row))
+    table(out, &columns, rows.iter().zip(shortened(rows.iter().map(|f| f.name.as_str()))).map(row))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
+use super::names::shortened;
 use super::{ToolError, open_plan};
 use crate::plan::manifest::{Manifest, Step, Storage, ValueId};
 use crate::plan::{FORMAT_VERSION, Plan};
@@ -146,10 +147,10 @@ pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolE
     for (users, (count, bytes)) in uses {
         writeln!(out, "  {users:<24} {count:>5} {:>9.2} MiB", mib(bytes))?;
     }
-    for v in &m.verdicts {
+    for (v, node) in m.verdicts.iter().zip(shortened(m.verdicts.iter().map(|v| v.node.as_str()))) {
         let patterns: Vec<String> = v.patterns.iter().map(ToString::to_string).collect();
         let found = if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
-        writeln!(out, "{}: {}x{}x{}, patterns {found}, {}: {}", v.node, v.m, v.n, v.k, v.chosen, v.reason)?;
+        writeln!(out, "{node}: {}x{}x{}, patterns {found}, {}: {}", v.m, v.n, v.k, v.chosen, v.reason)?;
     }
     if checked {
         writeln!(out, "every blob matches its digest")?;
