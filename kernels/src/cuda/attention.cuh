@@ -1,0 +1,385 @@
+// Attention of 16-bit floats on tensor cores (mma.sync; compute capability 8.0 and later), after FlashAttention-2 (Dao 2023): a block
+// takes a tile of queries of one head through the keys tile by tile, with the softmax's maximum and sum kept up to date in f32; the
+// scores exist in registers only. The keys of a tile may be parted among warps, for latency where blocks are few.
+#pragma once
+
+#include "attention_common.cuh"
+#include "tensor_core.cuh"
+
+namespace slide {
+
+/// How a block goes through the work. D: depth of queries and keys; E: depth of values. QUERY_WARPS × KEY_WARPS warps; each takes
+/// 16 · ROW_TILES queries through every KEY_WARPS-th share of KEY_TILE keys. STAGES: tiles of keys and values in shared memory.
+///
+/// Few blocks and keys (one sentence): one query warp, four key warps, one stage. Much work: four query warps, one key warp, two stages.
+template <int D_, int E_, int QUERY_WARPS_, int KEY_WARPS_, int ROW_TILES_, int KEY_TILE_, int STAGES_> struct AttentionTile {
+    static_assert(D_ % 8 == 0 && E_ % 8 == 0, "rows of a head are copied 16 bytes at a time");
+    static_assert(D_ >= 8 && D_ <= 256 && E_ >= 8 && E_ <= 256, "queries and sums stay in registers");
+    static_assert(KEY_TILE_ % 16 == 0, "probabilities are multiplied with 16 values at a time");
+    static_assert(STAGES_ == 1 || STAGES_ == 2, "a tile is computed on while at most one more is on its way");
+
+    static constexpr int D = D_, E = E_, QUERY_WARPS = QUERY_WARPS_, KEY_WARPS = KEY_WARPS_;
+    static constexpr int ROW_TILES = ROW_TILES_, KEY_TILE = KEY_TILE_, STAGES = STAGES_;
+
+    static constexpr int THREADS = 32 * QUERY_WARPS * KEY_WARPS;
+    /// Queries of a block: the grid has batch · heads · ⌈tokens / QUERIES⌉ blocks.
+    static constexpr int QUERIES = 16 * ROW_TILES * QUERY_WARPS;
+    /// Keys of a block per step.
+    static constexpr int KEYS = KEY_TILE * KEY_WARPS;
+
+    // mma.sync contracts 16 at a time: depths are filled up with zeros.
+    static constexpr int D_STEPS = (D + 15) / 16, E_STEPS = (E + 15) / 16;
+    static constexpr int KEY_CHUNKS = 2 * D_STEPS, VALUE_CHUNKS = 2 * E_STEPS;
+    // An odd number of 16-byte chunks per row: the eight rows of an ldmatrix then lie in different banks.
+    static constexpr int KEY_ROW = CHUNK_BYTES * (KEY_CHUNKS | 1), VALUE_ROW = CHUNK_BYTES * (VALUE_CHUNKS | 1);
+    static constexpr int VALUES_AT = KEYS * KEY_ROW;
+    static constexpr int STAGE_BYTES = KEYS * (KEY_ROW + VALUE_ROW);
+
+    // Partial results of the key warps, in f32: each row's sums, then its maximum and denominator. The 8 spread rows over the banks.
+    static constexpr int PARTIAL_ROW = 16 * E_STEPS + 8, PARTIAL_MAX = 16 * E_STEPS, PARTIAL_SUM = PARTIAL_MAX + 1;
+    static constexpr int MERGE_BYTES = KEY_WARPS == 1 ? 0 : 4 * KEY_WARPS * QUERIES * PARTIAL_ROW;
+
+    /// Dynamic shared memory of a block; aligned to 16 bytes.
+    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES > MERGE_BYTES ? STAGES * STAGE_BYTES : MERGE_BYTES;
+};
+
+namespace attention_parts {
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/// e^(x − max). The difference comes first: of huge finite masks, multiplied, infinity would be left.
+__device__ __forceinline__ float exp_relative(float x, float max) { return exp2_fast((x - max) * LOG2_E); }
+
+/// The largest (or the sum) over the four lanes that hold one row of a 16×8 tile.
+__device__ __forceinline__ float quad_max(float v) {
+    v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
+    return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
+}
+__device__ __forceinline__ float quad_sum(float v) {
+    v += __shfl_xor_sync(~0u, v, 1);
+    return v + __shfl_xor_sync(~0u, v, 2);
+}
+
+/// Starts copying rows `first` … `first + ROWS - 1` of DEPTH elements; rows from `end` on and the columns that fill DEPTH up become zeros,
+/// so that nothing times them is nothing.
+template <int ROWS, int DEPTH, int CHUNKS, int ROW_BYTES, int THREADS, class T>
+__device__ __forceinline__ void copy_rows(unsigned to, const T* from, long long stride, int first, int end) {
+#pragma unroll
+    for (int base = 0; base < ROWS * CHUNKS; base += THREADS) {
+        int i = base + threadIdx.x, row = i / CHUNKS, chunk = i % CHUNKS;
+        if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
+        bool exists = first + row < end && (DEPTH % 16 == 0 || chunk * 8 < DEPTH);
+        copy_async(to + row * ROW_BYTES + chunk * CHUNK_BYTES, exists ? from + (first + row) * stride + chunk * 8 : from, exists);
+    }
+}
+
+/// The state of one warp: its queries, and the maxima, denominators and unnormalised sums of its rows. Of each 16-row tile a lane
+/// holds rows lane / 4 and lane / 4 + 8.
+template <class Tile, class T> struct WarpState {
+    unsigned query[Tile::ROW_TILES][Tile::D_STEPS][4];
+    float sums[Tile::ROW_TILES][2 * Tile::E_STEPS][4];
+    float max[Tile::ROW_TILES][2];
+    float denominator[Tile::ROW_TILES][2];
+
+    __device__ __forceinline__ WarpState(const T* queries, long long stride, int first, int tokens) {
+        int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                // Rows past the end repeat the last one and are not stored.
+                int row = min(first + 16 * r + lane / 4 + 8 * half, tokens - 1);
+                const T* from = queries + row * stride + 2 * (lane % 4);
+#pragma unroll
+                for (int k = 0; k < Tile::D_STEPS; ++k) {
+                    query[r][k][half] = *reinterpret_cast<const unsigned*>(from + 16 * k);
+                    bool exists = Tile::D % 16 == 0 || k + 1 < Tile::D_STEPS;
+                    query[r][k][half + 2] = exists ? *reinterpret_cast<const unsigned*>(from + 16 * k + 8) : 0;
+                }
+                max[r][half] = LOWEST;
+                denominator[r][half] = 0.0f;
+            }
+#pragma unroll
+            for (int n = 0; n < 2 * Tile::E_STEPS; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[r][n][i] = 0.0f;
+            }
+        }
+    }
+
+    using Scores = float[Tile::ROW_TILES][Tile::KEY_TILE / 8][4];
+
+    /// scores = queries · keysᵀ.
+    __device__ __forceinline__ void multiply_keys(Scores& scores, unsigned keys) const {
+        int lane = threadIdx.x % 32;
+        unsigned address = keys + (lane / 16 * 8 + lane % 8) * Tile::KEY_ROW + lane / 8 % 2 * CHUNK_BYTES;
+#pragma unroll
+        for (int n = 0; n < Tile::KEY_TILE / 16; ++n) {
+#pragma unroll
+            for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) scores[r][2 * n][i] = scores[r][2 * n + 1][i] = 0.0f;
+            }
+#pragma unroll
+            for (int k = 0; k < Tile::D_STEPS; ++k) {
+                unsigned b[4];
+                load_matrices(b, address + n * 16 * Tile::KEY_ROW + k * 2 * CHUNK_BYTES);
+#pragma unroll
+                for (int r = 0; r < Tile::ROW_TILES; ++r) {
+                    TensorCore<T>::multiply(scores[r][2 * n], query[r][k], b[0], b[1]);
+                    TensorCore<T>::multiply(scores[r][2 * n + 1], query[r][k], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    /// Replaces scores by e^(score − maximum), bringing maxima, denominators and sums up to date.
+    __device__ __forceinline__ void exponentiate(Scores& scores) {
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float largest = max[r][half];
+#pragma unroll
+                for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+                    largest = fmaxf(largest, fmaxf(scores[r][n][2 * half], scores[r][n][2 * half + 1]));
+                }
+                largest = quad_max(largest);
+                float shrink = exp_relative(max[r][half], largest);
+                max[r][half] = largest;
+                float sum = 0.0f;
+#pragma unroll
+                for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                        scores[r][n][i] = exp_relative(scores[r][n][i], largest);
+                        sum += scores[r][n][i];
+                    }
+                }
+                denominator[r][half] = denominator[r][half] * shrink + sum;
+#pragma unroll
+                for (int n = 0; n < 2 * Tile::E_STEPS; ++n) {
+                    sums[r][n][2 * half] *= shrink;
+                    sums[r][n][2 * half + 1] *= shrink;
+                }
+            }
+        }
+    }
+
+    /// sums += probabilities · values.
+    __device__ __forceinline__ void multiply_values(const Scores& probabilities, unsigned values) {
+        int lane = threadIdx.x % 32;
+        unsigned address = values + lane % 16 * Tile::VALUE_ROW + lane / 16 * CHUNK_BYTES;
+#pragma unroll
+        for (int k = 0; k < Tile::KEY_TILE / 16; ++k) {
+            unsigned a[Tile::ROW_TILES][4];
+#pragma unroll
+            for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float(&p)[4] = probabilities[r][2 * k + i / 2];
+                    a[r][i] = TensorCore<T>::pack(p[i % 2 * 2], p[i % 2 * 2 + 1]);
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < Tile::E_STEPS; ++n) {
+                unsigned b[4];
+                load_matrices_transposed(b, address + k * 16 * Tile::VALUE_ROW + n * 2 * CHUNK_BYTES);
+#pragma unroll
+                for (int r = 0; r < Tile::ROW_TILES; ++r) {
+                    TensorCore<T>::multiply(sums[r][2 * n], a[r], b[0], b[1]);
+                    TensorCore<T>::multiply(sums[r][2 * n + 1], a[r], b[2], b[3]);
+                }
+            }
+        }
+    }
+};
+
+/// The additive mask of a warp's scores, read before the keys are waited for. Keys that are not seen get −∞.
+template <class Tile, Visibility VISIBILITY, class Arguments>
+__device__ __forceinline__ void read_mask(float (&to)[Tile::ROW_TILES][Tile::KEY_TILE / 8][4], const Arguments& arguments,
+                                          const AttentionBlock& block, int first_query, int first_key) {
+    const auto& mask = arguments.mask;
+    int lane = threadIdx.x % 32;
+    const auto* base = mask.data + block.batch * mask.batch_stride + block.head * mask.head_stride;
+    auto at = [&](int query, int key) {
+        bool seen = sees<VISIBILITY>(arguments, query, key);
+        return seen ? mask_value(base[query * mask.token_stride + key * mask.key_stride]) : minus_infinity();
+    };
+#pragma unroll
+    for (int r = 0; r < Tile::ROW_TILES; ++r) {
+        int row = first_query + 16 * r + lane / 4;
+        // Rows past the end repeat the last one.
+        int rows[2] = {min(row, arguments.tokens - 1), min(row + 8, arguments.tokens - 1)};
+#pragma unroll
+        for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                bool same_row = VISIBILITY == Visibility::ALL && mask.token_stride == 0 && (i >= 2 || r > 0);
+                to[r][n][i] = same_row ? to[0][n][i % 2] : at(rows[i / 2], first_key + 8 * n + 2 * (lane % 4) + i % 2);
+            }
+        }
+    }
+}
+
+} // namespace attention_parts
+
+/// The block's share of the attention described at `AttentionArguments`, of __nv_bfloat16 or __half. Probabilities are rounded to T
+/// before they meet the values. `shared`: Tile::SHARED_BYTES; blockDim.x = Tile::THREADS.
+template <class Tile, Visibility VISIBILITY, class T, class Mask>
+__device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arguments, unsigned char* shared) {
+    using namespace attention_parts;
+    const AttentionBlock block(arguments.tokens, Tile::QUERIES, arguments.heads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int query_warp = warp / Tile::KEY_WARPS, key_warp = warp % Tile::KEY_WARPS;
+    const int block_query = block.tile * Tile::QUERIES;
+    const int first_query = block_query + query_warp * 16 * Tile::ROW_TILES;
+
+    const int kv_head = block.head / arguments.group;
+    const T* keys = arguments.key.data + block.batch * arguments.key.batch_stride + kv_head * Tile::D;
+    const T* values = arguments.value.data + block.batch * arguments.value.batch_stride + kv_head * Tile::E;
+    const int visible = visible_keys<VISIBILITY>(arguments, min(block_query + Tile::QUERIES, arguments.tokens));
+    const int steps = (visible + Tile::KEYS - 1) / Tile::KEYS;
+
+    const unsigned stages = shared_address(shared);
+    auto start_copy = [&](int step) {
+        unsigned stage = stages + (Tile::STAGES == 1 ? 0 : step % 2 * Tile::STAGE_BYTES);
+        copy_rows<Tile::KEYS, Tile::D, Tile::KEY_CHUNKS, Tile::KEY_ROW, Tile::THREADS>(stage, keys, arguments.key.row_stride,
+                                                                                      step * Tile::KEYS, arguments.total);
+        copy_rows<Tile::KEYS, Tile::E, Tile::VALUE_CHUNKS, Tile::VALUE_ROW, Tile::THREADS>(
+            stage + Tile::VALUES_AT, values, arguments.value.row_stride, step * Tile::KEYS, arguments.total);
+        commit_copies();
+    };
+    if (steps > 0) start_copy(0);
+
+    const T* queries = arguments.query.data + block.batch * arguments.query.batch_stride + block.head * Tile::D;
+    WarpState<Tile, T> state(queries, arguments.query.row_stride, first_query, arguments.tokens);
+
+    for (int step = 0; step < steps; ++step) {
+        const int first_key = step * Tile::KEYS + key_warp * Tile::KEY_TILE;
+        typename WarpState<Tile, T>::Scores mask;
+        if constexpr (Mask::PRESENT) read_mask<Tile, VISIBILITY>(mask, arguments, block, first_query, first_key);
+
+        if (Tile::STAGES == 1 && step > 0) {
+            __syncthreads();
+            start_copy(step);
+        }
+        wait_for_copies<0>();
+        __syncthreads();
+        // Every warp is past the step that read the other stage.
+        if (Tile::STAGES == 2 && step + 1 < steps) start_copy(step + 1);
+
+        const unsigned stage = stages + (Tile::STAGES == 1 ? 0 : step % 2 * Tile::STAGE_BYTES);
+        typename WarpState<Tile, T>::Scores scores;
+        state.multiply_keys(scores, stage + key_warp * Tile::KEY_TILE * Tile::KEY_ROW);
+
+        const int last_key = first_key + Tile::KEY_TILE - 1;
+        const bool all_seen = sees<VISIBILITY>(arguments, first_query, last_key);
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float& score = scores[r][n][i];
+                    if constexpr (Mask::PRESENT) {
+                        score = score * arguments.scale + mask[r][n][i];
+                    } else {
+                        score *= arguments.scale;
+                    }
+                }
+            }
+        }
+        if (!Mask::PRESENT && !all_seen) {
+#pragma unroll
+            for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+                for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        int query = first_query + 16 * r + lane / 4 + i / 2 * 8, key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
+                        if (!sees<VISIBILITY>(arguments, query, key)) scores[r][n][i] = minus_infinity();
+                    }
+                }
+            }
+        }
+        state.exponentiate(scores);
+        state.multiply_values(scores, stage + Tile::VALUES_AT + key_warp * Tile::KEY_TILE * Tile::VALUE_ROW);
+    }
+
+    T* out = arguments.out.data + block.batch * arguments.out.batch_stride + block.head * Tile::E;
+    auto store_pair = [&](int query, int column, float low, float high) {
+        unsigned pair = TensorCore<T>::pack(low, high);
+        *reinterpret_cast<unsigned*>(out + query * arguments.out.row_stride + column) = pair;
+    };
+    // Of no keys the sum is defined as zero.
+    auto factor = [&](float denominator) { return arguments.total == 0 ? 0.0f : 1.0f / denominator; };
+
+    if constexpr (Tile::KEY_WARPS == 1) {
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float scale = factor(quad_sum(state.denominator[r][half]));
+                int query = first_query + 16 * r + lane / 4 + 8 * half;
+                if (query >= arguments.tokens) continue;
+#pragma unroll
+                for (int n = 0; n < Tile::E / 8; ++n) {
+                    const float(&sums)[4] = state.sums[r][n];
+                    store_pair(query, 8 * n + 2 * (lane % 4), sums[2 * half] * scale, sums[2 * half + 1] * scale);
+                }
+            }
+        }
+    } else {
+        // Partial results take the place of the tiles, once every warp has read those.
+        float* partials = reinterpret_cast<float*>(shared);
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float denominator = quad_sum(state.denominator[r][half]);
+                int row = key_warp * Tile::QUERIES + query_warp * 16 * Tile::ROW_TILES + 16 * r + lane / 4 + 8 * half;
+                float* partial = partials + row * Tile::PARTIAL_ROW;
+#pragma unroll
+                for (int n = 0; n < Tile::E / 8; ++n) {
+                    const float(&sums)[4] = state.sums[r][n];
+                    *reinterpret_cast<float2*>(partial + 8 * n + 2 * (lane % 4)) = make_float2(sums[2 * half], sums[2 * half + 1]);
+                }
+                if (lane % 4 == 0) {
+                    *reinterpret_cast<float2*>(partial + Tile::PARTIAL_MAX) = make_float2(state.max[r][half], denominator);
+                }
+            }
+        }
+        __syncthreads();
+        constexpr int PAIRS = Tile::E / 2;
+#pragma unroll
+        for (int base = 0; base < Tile::QUERIES * PAIRS; base += Tile::THREADS) {
+            int i = base + threadIdx.x, row = i / PAIRS, column = i % PAIRS * 2;
+            if (row >= Tile::QUERIES || block_query + row >= arguments.tokens) break;
+            const float* partial = partials + row * Tile::PARTIAL_ROW;
+            constexpr int NEXT = Tile::QUERIES * Tile::PARTIAL_ROW;
+            float max = LOWEST;
+#pragma unroll
+            for (int w = 0; w < Tile::KEY_WARPS; ++w) max = fmaxf(max, partial[w * NEXT + Tile::PARTIAL_MAX]);
+            float denominator = 0.0f, low = 0.0f, high = 0.0f;
+#pragma unroll
+            for (int w = 0; w < Tile::KEY_WARPS; ++w) {
+                const float* from = partial + w * NEXT;
+                float share = exp_relative(from[Tile::PARTIAL_MAX], max);
+                float2 sums = *reinterpret_cast<const float2*>(from + column);
+                denominator += from[Tile::PARTIAL_SUM] * share;
+                low += sums.x * share;
+                high += sums.y * share;
+            }
+            float scale = factor(denominator);
+            store_pair(block_query + row, column, low * scale, high * scale);
+        }
+    }
+}
+
+} // namespace slide

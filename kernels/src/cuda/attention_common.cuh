@@ -1,0 +1,92 @@
+// What the tensor-core and the plain attention kernels share: their arguments, the additive mask and which keys a query sees.
+// Knows nothing of tiles.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace slide {
+
+/// [batch, rows, heads · depth] in memory: one row holds all heads side by side. `row` may exceed heads · depth, so that the operand
+/// may be a slice of the columns of a merged projection. Strides in elements; rows start at multiples of 16 bytes.
+template <class T> struct Heads {
+    T* data;
+    long long batch_stride;
+    long long row_stride;
+};
+
+/// Where the additive mask of scores [batch, heads, tokens, total] lies; a stride of 0 broadcasts. Without a mask nothing is read.
+template <class M> struct ScoreMask {
+    static constexpr bool PRESENT = true;
+    const M* data;
+    long long batch_stride, head_stride, token_stride, key_stride;
+};
+
+struct NoMask {
+    static constexpr bool PRESENT = false;
+};
+
+/// Which keys a query sees beside the mask: all of them, or those up to its own position.
+enum class Visibility { ALL, CAUSAL };
+
+/// out[b, s, h] = softmax(scale · q[b, s, h] · k[b, :, h / group]ᵀ + mask[b, h, s, :]) · v[b, :, h / group].
+///
+/// No key at all (total = 0) gives zeros; a row whose scores are all −∞ gives NaN.
+template <class T, class Mask> struct AttentionArguments {
+    Heads<const T> query;
+    Heads<const T> key;
+    Heads<const T> value;
+    Heads<T> out;
+    Mask mask;
+    int heads;
+    /// Query heads that share a head of keys and values: 1, or more for grouped queries.
+    int group;
+    int tokens;
+    int total;
+    float scale;
+    /// CAUSAL: query s sees the keys 0 … s + causal_offset. Not read for ALL.
+    int causal_offset;
+};
+
+/// The block's share: blocks are numbered tile by tile, head by head, batch by batch in one dimension, which has no bound in practice.
+struct AttentionBlock {
+    int tile, head, batch;
+
+    __device__ AttentionBlock(int tokens, int tile_queries, int heads) {
+        unsigned tiles = (tokens + tile_queries - 1) / tile_queries;
+        tile = blockIdx.x % tiles;
+        unsigned rest = blockIdx.x / tiles;
+        head = rest % heads;
+        batch = rest / heads;
+    }
+};
+
+/// Keys that any of the queries before `query_end` sees.
+template <Visibility VISIBILITY, class Arguments>
+__device__ __forceinline__ int visible_keys(const Arguments& arguments, int query_end) {
+    if constexpr (VISIBILITY == Visibility::CAUSAL) {
+        return max(0, min(arguments.total, query_end + arguments.causal_offset));
+    }
+    return arguments.total;
+}
+
+/// Whether a query sees a key, which need not exist.
+template <Visibility VISIBILITY, class Arguments>
+__device__ __forceinline__ bool sees(const Arguments& arguments, int query, int key) {
+    if constexpr (VISIBILITY == Visibility::CAUSAL) {
+        return key < arguments.total && key <= query + arguments.causal_offset;
+    }
+    return key < arguments.total;
+}
+
+__device__ __forceinline__ float mask_value(float v) { return v; }
+__device__ __forceinline__ float mask_value(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ __forceinline__ float mask_value(__half v) { return __half2float(v); }
+
+/// The scores' running maximum starts here and not at −∞, so that rows of −∞ become 0 / 0 and rows of huge finite masks a mean, as
+/// on the CPU.
+constexpr float LOWEST = -3.402823466e38f;
+constexpr float LOG2_E = 1.4426950408889634f;
+__device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
+
+} // namespace slide
