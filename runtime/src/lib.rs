@@ -5,6 +5,8 @@
 
 pub mod atomic_file;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dim;
 pub mod dtype;
 pub mod f8;
