@@ -1,0 +1,69 @@
+// Vectors of elements that are loaded and stored by one instruction of up to 16 bytes. Knows nothing of what the elements mean.
+#pragma once
+
+namespace slide {
+
+/// The widest access of a thread.
+constexpr int VECTOR_BYTES = 16;
+
+/// The largest power of two ≤ `limit` that divides `value`; `limit` is a power of two.
+constexpr int power_of_two_divisor(long long value, int limit) {
+    int divisor = limit;
+    while (value % divisor != 0) {
+        divisor /= 2;
+    }
+    return divisor;
+}
+
+/// Elements of type T in one access of a row of `elements`, when rows follow each other without gaps from an address that is a
+/// multiple of 16: every row is then a whole number of aligned vectors, and no tail is left over.
+template <class T> constexpr int vector_width(long long elements) {
+    static_assert(VECTOR_BYTES % sizeof(T) == 0, "elements of 1, 2, 4, 8 or 16 bytes");
+    return power_of_two_divisor(elements, VECTOR_BYTES / sizeof(T));
+}
+
+/// Elements side by side, aligned as a whole, so that a copy is one access.
+template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH) Vector {
+    static_assert(WIDTH > 0 && (WIDTH & (WIDTH - 1)) == 0, "an access is of a power of two of bytes");
+    static_assert(sizeof(T) * WIDTH <= VECTOR_BYTES, "an access is of at most 16 bytes");
+    T element[WIDTH];
+};
+
+/// The unsigned integer of so many bytes.
+template <int BYTES> struct Bits;
+template <> struct Bits<1> {
+    using Type = unsigned char;
+};
+template <> struct Bits<2> {
+    using Type = unsigned short;
+};
+template <> struct Bits<4> {
+    using Type = unsigned;
+};
+template <> struct Bits<8> {
+    using Type = unsigned long long;
+};
+template <> struct Bits<16> {
+    using Type = uint4;
+};
+
+template <int BYTES> using BitsOf = typename Bits<BYTES>::Type;
+
+/// The same bytes as another type.
+template <class To, class From> __device__ __forceinline__ To bit_cast(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "the same bytes");
+    To to;
+    memcpy(&to, &from, sizeof(To));
+    return to;
+}
+
+template <class T, int WIDTH> __device__ __forceinline__ Vector<T, WIDTH> load_vector(const T* from) {
+    return bit_cast<Vector<T, WIDTH>>(*reinterpret_cast<const BitsOf<sizeof(T) * WIDTH>*>(from));
+}
+
+template <class T, int WIDTH> __device__ __forceinline__ void store_vector(T* to, const Vector<T, WIDTH>& vector) {
+    using Raw = BitsOf<sizeof(T) * WIDTH>;
+    *reinterpret_cast<Raw*>(to) = bit_cast<Raw>(vector);
+}
+
+} // namespace slide
