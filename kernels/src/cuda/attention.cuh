@@ -208,7 +208,7 @@ __device__ __forceinline__ void read_mask(float (&to)[Tile::ROW_TILES][Tile::KEY
     const auto* base = mask.data + block.batch * mask.batch_stride + block.head * mask.head_stride;
     auto at = [&](int query, int key) {
         bool seen = sees<VISIBILITY>(arguments, query, key);
-        return seen ? mask_value(base[query * mask.token_stride + key * mask.key_stride]) : minus_infinity();
+        return seen ? to_float(base[query * mask.token_stride + key * mask.key_stride]) : -infinity();
     };
 #pragma unroll
     for (int r = 0; r < Tile::ROW_TILES; ++r) {
@@ -302,7 +302,7 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
                         int query = first_query + 16 * r + lane / 4 + i / 2 * 8, key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
-                        if (!sees<VISIBILITY>(arguments, query, key)) scores[r][n][i] = minus_infinity();
+                        if (!sees<VISIBILITY>(arguments, query, key)) scores[r][n][i] = -infinity();
                     }
                 }
             }

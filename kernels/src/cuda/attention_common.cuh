@@ -2,8 +2,8 @@
 // Knows nothing of tiles.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "convert.cuh"
+#include "limits.cuh"
 
 namespace slide {
 
@@ -79,14 +79,6 @@ __device__ __forceinline__ bool sees(const Arguments& arguments, int query, int 
     return key < arguments.total;
 }
 
-__device__ __forceinline__ float mask_value(float v) { return v; }
-__device__ __forceinline__ float mask_value(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ __forceinline__ float mask_value(__half v) { return __half2float(v); }
-
-/// The scores' running maximum starts here and not at −∞, so that rows of −∞ become 0 / 0 and rows of huge finite masks a mean, as
-/// on the CPU.
-constexpr float LOWEST = -3.402823466e38f;
 constexpr float LOG2_E = 1.4426950408889634f;
-__device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
 
 } // namespace slide

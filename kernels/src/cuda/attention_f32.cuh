@@ -117,10 +117,10 @@ __device__ __forceinline__ void attention_f32(const AttentionArguments<float, Ma
                 float& score = scores[r][j];
                 score *= arguments.scale;
                 if (!sees<VISIBILITY>(arguments, query, key)) {
-                    score = minus_infinity();
+                    score = -infinity();
                 } else if constexpr (Mask::PRESENT) {
                     const Mask& mask = arguments.mask;
-                    score += mask_value(mask.data[block.batch * mask.batch_stride + block.head * mask.head_stride +
+                    score += to_float(mask.data[block.batch * mask.batch_stride + block.head * mask.head_stride +
                                                   query * mask.token_stride + key * mask.key_stride]);
                 }
                 max = fmaxf(max, score);
