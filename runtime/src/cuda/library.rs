@@ -59,7 +59,7 @@ pub const CUSPARSELT: LibrarySpec = LibrarySpec {
 /// cuBLASLt, for dense products.
 pub const CUBLASLT: LibrarySpec = LibrarySpec {
     what: "cuBLASLt",
-    files: &["libcublasLt.so.13", "libcublasLt.so.12"],
+    files: &["libcublasLt.so.13"],
     companions: &[],
     install: "python3 -m pip install nvidia-cublas",
     system_only: false,

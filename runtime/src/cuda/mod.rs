@@ -9,4 +9,8 @@
 //!
 //! Must not know: plans, sessions, operators.
 
+pub mod driver;
+mod error;
 pub mod library;
+
+pub use error::CudaError;
