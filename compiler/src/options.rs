@@ -2,6 +2,7 @@
 //!
 //! Must not know: how options are spelled on a command line beyond each value's own text form.
 
+use sliderun::plan::Architecture;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::sparse::Pattern;
 use std::collections::BTreeMap;
@@ -160,20 +161,15 @@ named! {
 pub enum Target {
     /// Any CPU.
     Cpu,
-    /// NVIDIA GPUs of a compute capability.
-    Cuda {
-        /// Major and minor version written together: 80, 89, 90 …
-        capability: u32,
-        /// For exactly this capability (`sm_90a`) rather than also for later minor ones.
-        exact: bool,
-    },
+    /// NVIDIA GPUs of an architecture.
+    Cuda(Architecture),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Cpu => f.pad("cpu"),
-            Target::Cuda { capability, exact } => f.pad(&format!("sm_{capability}{}", if *exact { "a" } else { "" })),
+            Target::Cuda(architecture) => architecture.fmt(f),
         }
     }
 }
@@ -182,15 +178,14 @@ impl FromStr for Target {
     type Err = UnknownOption;
 
     fn from_str(s: &str) -> Result<Self, UnknownOption> {
-        let unknown =
-            || UnknownOption { given: s.to_owned(), what: "target", expected: "cpu or a GPU like sm_80, sm_89, sm_90a" };
         if s == "cpu" {
             return Ok(Target::Cpu);
         }
-        let number = s.strip_prefix("sm_").ok_or_else(unknown)?;
-        let (number, exact) = number.strip_suffix('a').map_or((number, false), |n| (n, true));
-        let capability = number.parse().ok().filter(|c| (50..1000).contains(c)).ok_or_else(unknown)?;
-        Ok(Target::Cuda { capability, exact })
+        s.parse().map(Target::Cuda).map_err(|_| UnknownOption {
+            given: s.to_owned(),
+            what: "target",
+            expected: "cpu or a GPU like sm_80, sm_89, sm_90a",
+        })
     }
 }
 

@@ -1,4 +1,14 @@
-//! The CUDA C++ sources of the project's own kernels, and their registry.
+//! The CUDA C++ sources of the project's own kernels, their registry, and their compilation to cubins with NVRTC.
 //!
-//! A kernel takes raw pointers and sizes only: this crate knows no plan, no graph and no session. It is empty until the CUDA device is built; its place in
-//! the workspace is fixed because the compiler will compile what is registered here, and the runtime will only ever see the result.
+//! Invariants: a kernel takes raw pointers and sizes only; this crate knows no plan, no graph and no session. The compiler compiles what is
+//! registered here, without a GPU, and the runtime only ever sees the result.
+
+mod cache;
+mod compile;
+mod headers;
+pub mod launch;
+mod nvrtc;
+
+pub use cache::Cache;
+pub use compile::{CompileError, Compiler};
+pub use headers::HEADERS;

@@ -87,7 +87,7 @@ fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> D
         }
         SparsityRequest::Auto => match detections.iter().find(|d| d.holds()) {
             None => (None, "no pattern holds".to_owned(), false),
-            Some(d) if options.targets.iter().any(|t| matches!(t, Target::Cuda { .. })) => {
+            Some(d) if options.targets.iter().any(|t| matches!(t, Target::Cuda(_))) => {
                 (Some(d.pattern), format!("{} holds already", d.pattern), false)
             }
             Some(d) => {

@@ -7,8 +7,8 @@
 
 namespace slide {
 
-/// What becomes of the dequantized value of an element: a functor of (value, row, column) gives the f32 that is stored. This one applies an
-/// activation; generated code brings others.
+/// What becomes of dequantized values before they are stored: an epilogue changes the values of neighbouring elements of one row, given its
+/// index and the first one's column. This one applies an activation; generated code brings others.
 template <class Activation> struct Activate {
     Activation activation;
     template <int WIDTH> __device__ __forceinline__ void operator()(float (&y)[WIDTH], long long, int) const {
@@ -37,8 +37,7 @@ constexpr int DEQUANT_ROWS = 8;
 
 /// out [rows, N] = epilogue(acc · token_scale · channel_scale + bias), in f32 in this order, rounded once.
 ///
-/// acc [rows, N] of int, or f32, bf16, f16; token_scale f32 [rows]; channel_scale f32 [N]; bias f32 [N] where BIAS. An epilogue is called
-/// with the values of neighbouring elements of one row, its index and the first one's column, and changes them.
+/// acc [rows, N] of int, or f32, bf16, f16; token_scale f32 [rows]; channel_scale f32 [N]; bias f32 [N] where BIAS.
 ///
 /// Launch: blocks of THREADS threads; in x ⌈N / WIDTH / THREADS⌉ · ⌈rows / DEQUANT_ROWS⌉ of them, WIDTH = gcd(N, 4), columns first. Pointers
 /// are multiples of 16 bytes.

@@ -2,6 +2,7 @@
 //!
 //! Must not know: ONNX, how plans are made, devices.
 
+mod architecture;
 pub mod arena;
 mod error;
 mod file;
@@ -10,6 +11,7 @@ mod reader;
 mod validate;
 mod writer;
 
+pub use architecture::{Architecture, UnknownArchitecture};
 pub use error::PlanError;
 pub use file::{BLOB_ALIGN, FORMAT_VERSION};
 pub use reader::Plan;

@@ -1,0 +1,88 @@
+//! From CUDA C++ to cubins: options, the registered headers, CUDA's own headers, the cache.
+
+use std::path::{Path, PathBuf};
+
+use sliderun::cuda::library::{LibraryError, NVRTC, find_header};
+use sliderun::plan::Architecture;
+
+use crate::HEADERS;
+use crate::cache::{Cache, Key};
+use crate::nvrtc::{Nvrtc, NvrtcError};
+
+/// The CUDA header by which the folder of all of them is found.
+const CUDA_HEADER: &str = "cuda_fp16.h";
+
+/// Why there is no cubin.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CompileError {
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    #[error("NVRTC {}.{} cannot compile kernels for {architecture}:\n{log}", version.0, version.1)]
+    Rejected { architecture: Architecture, version: (i32, i32), log: String },
+    #[error("NVRTC at {} failed: {reason}", path.display())]
+    Nvrtc { path: PathBuf, reason: String },
+}
+
+/// NVRTC with what it needs beside a source, found once.
+pub struct Compiler {
+    nvrtc: Nvrtc,
+    version: (i32, i32),
+    include: PathBuf,
+    cache: Option<Cache>,
+}
+
+impl Compiler {
+    /// Finds NVRTC and CUDA's headers where [`sliderun::cuda::library`] looks; cubins are cached in `cache`.
+    ///
+    /// # Errors
+    /// What is missing, where it was looked for and how to get it.
+    pub fn new(cache: Option<Cache>) -> Result<Compiler, CompileError> {
+        let nvrtc = Nvrtc::load()?;
+        let version = nvrtc.version().map_err(|e| failed(&nvrtc, &e))?;
+        // The headers beside the library are of its version.
+        let beside = nvrtc.path().parent().and_then(Path::parent).map(|root| root.join("include"));
+        let include = match beside.filter(|folder| folder.join(CUDA_HEADER).is_file()) {
+            Some(folder) => folder,
+            None => find_header(CUDA_HEADER, NVRTC.install)?,
+        };
+        Ok(Compiler { nvrtc, version, include, cache })
+    }
+
+    /// NVRTC's version, major and minor.
+    pub fn version(&self) -> (i32, i32) {
+        self.version
+    }
+
+    /// Compiles a CUDA C++ source, which may include the registered headers and CUDA's own, to a cubin. The same source gives the same
+    /// bytes.
+    ///
+    /// # Errors
+    /// Errors in the source, or an architecture that this NVRTC does not know, with its log.
+    pub fn compile(&self, source: &str, architecture: Architecture) -> Result<Vec<u8>, CompileError> {
+        let mut options = vec![
+            format!("--gpu-architecture={architecture}"),
+            "--std=c++17".to_owned(),
+            // `constexpr` functions are called on the device.
+            "--device-as-default-execution-space".to_owned(),
+        ];
+        let key = Key::new(source, HEADERS, &options, self.version);
+        if let Some(cubin) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
+            return Ok(cubin);
+        }
+        options.push(format!("--include-path={}", self.include.display()));
+        let cubin = self.nvrtc.compile(source, HEADERS, &options).map_err(|e| match e {
+            NvrtcError::Rejected { log } => CompileError::Rejected { architecture, version: self.version, log },
+            e => failed(&self.nvrtc, &e),
+        })?;
+        if let Some(cache) = &self.cache {
+            // A cache that cannot be written costs time and nothing else.
+            let _ = cache.put(&key, &cubin);
+        }
+        Ok(cubin)
+    }
+}
+
+fn failed(nvrtc: &Nvrtc, error: &NvrtcError) -> CompileError {
+    CompileError::Nvrtc { path: nvrtc.path().to_owned(), reason: error.to_string() }
+}

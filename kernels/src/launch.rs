@@ -1,0 +1,53 @@
+//! How the kernels are launched: what their headers say, for whoever writes launches.
+
+/// Threads of a warp.
+const WARP: usize = 32;
+
+/// `RowTile` and launch of `quant_lift.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowTile {
+    /// Threads that share a row.
+    pub threads: usize,
+    /// Rows that share a block; the grid has ⌈rows / this⌉ blocks of [`RowTile::block`] threads.
+    pub rows: usize,
+}
+
+impl RowTile {
+    /// For rows of `k` elements of `bytes` bytes each.
+    ///
+    /// A thread holds some four vectors of the row: enough loads under way, few enough registers for several blocks on a multiprocessor.
+    pub fn for_row(k: usize, bytes: usize) -> RowTile {
+        const VECTORS: usize = 4;
+        const ROWS_PER_BLOCK: usize = 4;
+        let width = (1usize << k.trailing_zeros().min(4)).min(16 / bytes);
+        let threads = k.div_ceil(width * VECTORS).next_multiple_of(WARP).clamp(WARP, 1024);
+        RowTile { threads, rows: if threads == WARP { ROWS_PER_BLOCK } else { 1 } }
+    }
+
+    /// Threads of a block.
+    pub fn block(self) -> usize {
+        self.threads * self.rows
+    }
+}
+
+/// Rows of a block of `dequant.cuh`.
+pub const DEQUANT_ROWS: usize = 8;
+
+/// The launch of `dequant.cuh`: blocks of `threads` threads, `across · ⌈rows / DEQUANT_ROWS⌉` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DequantTile {
+    /// Threads of a block.
+    pub threads: usize,
+    /// Blocks side by side in a row.
+    pub across: usize,
+}
+
+impl DequantTile {
+    /// For rows of `n` elements.
+    pub fn for_row(n: usize) -> DequantTile {
+        const MAX_THREADS: usize = 128;
+        let vectors = n / (1usize << n.trailing_zeros().min(2));
+        let threads = vectors.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
+        DequantTile { threads, across: vectors.div_ceil(threads) }
+    }
+}
