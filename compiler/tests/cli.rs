@@ -278,7 +278,7 @@ fn verify_measures_and_limits() {
     let bench = Bench::new();
     bench.compile(&[]).ok();
     let out = bench.run(&["verify", "model.onnx", "model.slide", "--shape", "batch=3", "--max-rel-err", "1e-5"]).ok().stdout;
-    for expected in ["LAYER", "h ", "OUTPUT", "y ", "passed"] {
+    for expected in ["LAYER", "r ", "OUTPUT", "y ", "passed"] {
         assert!(out.contains(expected), "{expected}: {out}");
     }
     bench.compile(&["--sparsity", "2:4", "--prune", "magnitude"]).ok();

@@ -62,14 +62,14 @@ fn bench(m: usize, k: usize, n: usize) {
     let lift = QuantLift { to: DType::I8, layout: layout.clone() };
 
     let operations = 2.0 * (m * k * n) as f64;
-    let (f32_time, _) = time(MatMul {}, &[&x, &w_f32], &[1]);
+    let (f32_time, _) = time(MatMul::default(), &[&x, &w_f32], &[1]);
     let (twin_time, q) = time(lift.dense_twin(), &[&x], &[]);
     let (lift_time, lifted) = time(lift, &[&x], &[]);
     let (dense_time, acc) = time(DenseGemm {}, &[&q, &w_i8], &[1]);
     let (sparse_time, _) = time(SparseGemm { layout }, &[&lifted, &values, &positions], &[1, 2]);
     let ones = |shape: &[usize]| Tensor::from_slice(shape, &vec![1.0f32; shape.iter().product()]).expect("the shape fits");
     let (token, channel) = (ones(&[m, 1]), ones(&[n]));
-    let (dequant_time, _) = time(Dequant { to: DType::F32 }, &[&acc, &token, &channel, &channel], &[2, 3]);
+    let (dequant_time, _) = time(Dequant { to: DType::F32, activation: None }, &[&acc, &token, &channel, &channel], &[2, 3]);
 
     println!("{m}×{k}→{n}");
     for (name, time) in [("f32", f32_time), ("i8 dense", dense_time), ("i8 compressed 6:8", sparse_time)] {
@@ -87,7 +87,7 @@ fn attention(batch: usize, tokens: usize, width: usize) {
     };
     for (name, k, n) in [("scores", width, tokens), ("context", tokens, width)] {
         let (a, b) = (tensor(&[batch, tokens, k]), tensor(&[batch, k, n]));
-        let (time, _) = time(MatMul {}, &[&a, &b], &[]);
+        let (time, _) = time(MatMul::default(), &[&a, &b], &[]);
         let gops = 2.0 * (batch * tokens * k * n) as f64 / time / 1e3;
         println!("  {name:<18} {time:>9.0} µs {gops:>7.1} GOP/s  {batch}×[{tokens}, {k}]·[{k}, {n}]");
     }

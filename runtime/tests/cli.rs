@@ -36,7 +36,7 @@ fn write_plan(folder: &Path) -> PathBuf {
         outputs: vec![PlanOutput { name: "a/y".into(), value: ValueId(2) }],
         steps: vec![Step {
             name: "product".into(),
-            op: MatMul {}.into(),
+            op: MatMul::default().into(),
             inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
             outputs: vec![ValueId(2)],
             origin: vec!["product".into()],

@@ -155,7 +155,7 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
     let mut perm: Vec<usize> = (0..key_rank).collect();
     perm.swap(key_rank - 2, key_rank - 1);
     let k = cx.add(Transpose { perm }, &[k])?;
-    let mut scores = cx.add(MatMul {}, &[q, k])?;
+    let mut scores = cx.add(MatMul::default(), &[q, k])?;
     if grouped {
         scores = cx.add(Reshape { shape: vec![batch.clone(), heads.clone(), tokens.clone(), total.clone()] }, &[scores])?;
     }
@@ -190,7 +190,7 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
         let shape = vec![batch.clone(), kv_heads.clone(), group, tokens.clone(), total.clone()];
         weights = cx.add(Reshape { shape }, &[weights])?;
     }
-    let mut y = cx.add(MatMul {}, &[weights, v])?;
+    let mut y = cx.add(MatMul::default(), &[weights, v])?;
     if precision != dtype {
         y = cx.add(Cast { to: dtype }, &[y])?;
     }

@@ -23,7 +23,7 @@ pub(super) const IMPORTERS: &[Importer] = &[
 
 fn matmul(cx: &mut NodeContext<'_>) -> Imported {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
-    Ok(vec![cx.add(MatMul {}, &[a, b])?])
+    Ok(vec![cx.add(MatMul::default(), &[a, b])?])
 }
 
 fn gemm(cx: &mut NodeContext<'_>) -> Imported {
@@ -51,7 +51,7 @@ fn fused_matmul(cx: &mut NodeContext<'_>) -> Imported {
             *v = cx.add(Transpose { perm }, &[*v])?;
         }
     }
-    let mut y = cx.add(MatMul {}, &operands)?;
+    let mut y = cx.add(MatMul::default(), &operands)?;
     let alpha = cx.float_or("alpha", 1.0)?;
     if alpha != 1.0 {
         let dtype = cx.dtype(y);
@@ -180,13 +180,13 @@ mod tests {
     #[test]
     fn products() {
         let (a, b) = (Input(F32, &["n", "3", "4"]), Input(F32, &["4", "5"]));
-        check(13, node("MatMul", &[], &[]), &[a, b], &["MatMul(MatMul) -> f32[n, 3, 5]"]);
+        check(13, node("MatMul", &[], &[]), &[a, b], &["MatMul(MatMul { activation: None }) -> f32[n, 3, 5]"]);
         let gemm = "Gemm(Gemm { alpha: 1.0, beta: 0.5, trans_a: false, trans_b: true }) -> f32[2, 5]";
         let op = node("Gemm", &[], &[]).attr("transB", 1).attr("beta", 0.5f32);
         check(13, op, &[Input(F32, &["2", "4"]), Input(F32, &["5", "4"])], &[gemm]);
         let fused = node("FusedMatMul", &[], &[]).domain("com.microsoft").attr("alpha", 0.5f32).attr("transB", 1);
         let transpose = "Transpose(Transpose { perm: [1, 0] }) -> f32[4, 5]";
-        let product = ["MatMul(MatMul) -> f32[n, 3, 5]", "Binary(Mul) -> f32[n, 3, 5]"];
+        let product = ["MatMul(MatMul { activation: None }) -> f32[n, 3, 5]", "Binary(Mul) -> f32[n, 3, 5]"];
         check(13, fused, &[a, Input(F32, &["5", "4"])], &[transpose, product[0], product[1]]);
         let einsum = "Einsum(Einsum { equation: \"aij,jk->aik\" }) -> f32[n, 3, 5]";
         check(12, node("Einsum", &[], &[]).attr("equation", "...ij,jk->...ik"), &[a, b], &[einsum]);

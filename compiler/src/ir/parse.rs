@@ -380,7 +380,7 @@ output "ids" = %ids
                 2 => {
                     let data: Vec<f32> = (0..64).map(|i| (i * (*kind as usize + 1)) as f32).collect();
                     let w = g.add_constant(name, Constant::from_tensor(&Tensor::from_slice(&[8, 8], &data).unwrap()));
-                    add(&mut g, name, MatMul {}.into(), &[Some(a), Some(w)])
+                    add(&mut g, name, MatMul::default().into(), &[Some(a), Some(w)])
                 }
                 3 => {
                     let low = g.add_constant("low", Constant::from_tensor(&Tensor::scalar(f32::from(*kind))));

@@ -31,7 +31,7 @@ fn symbolic_graph() -> (Graph, ValueRef) {
 fn reshapes_and_identities_become_aliases_of_the_value_that_holds_the_elements() {
     let (mut g, x) = symbolic_graph();
     let w = g.add_constant("w", constant(&[4, 4], 1.0));
-    let y = value(g.add_op("mm", MatMul {}, &[Some(x), Some(w)]).unwrap());
+    let y = value(g.add_op("mm", MatMul::default(), &[Some(x), Some(w)]).unwrap());
     let r = value(g.add_op("r", Reshape { shape: vec![Dim::symbol("batch"), 2.into(), 2.into()] }, &[Some(y)]).unwrap());
     let i = value(g.add_op("i", Identity {}, &[Some(r)]).unwrap());
     g.outputs.push(GraphOutput { name: "out".into(), value: i });
@@ -58,8 +58,8 @@ fn dead_constants_stay_behind_and_equal_ones_share_a_blob() {
     g.add_constant("dead", constant(&[8], 3.0));
     let a = g.add_constant("a", constant(&[4, 4], 2.0));
     let b = g.add_constant("b", constant(&[4, 4], 2.0));
-    let y = value(g.add_op("mm", MatMul {}, &[Some(x), Some(a)]).unwrap());
-    let z = value(g.add_op("mm", MatMul {}, &[Some(y), Some(b)]).unwrap());
+    let y = value(g.add_op("mm", MatMul::default(), &[Some(x), Some(a)]).unwrap());
+    let z = value(g.add_op("mm", MatMul::default(), &[Some(y), Some(b)]).unwrap());
     for (name, value) in [("z", z), ("x_again", x), ("weight", b)] {
         g.outputs.push(GraphOutput { name: name.into(), value });
     }

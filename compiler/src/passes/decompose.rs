@@ -24,8 +24,9 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    for product in Product::all(graph) {
-        let Some(form) = graph.node(product.node).form else {
+    for id in graph.schedule() {
+        // Read here and not for all at once: what is rewritten may be what the next one reads.
+        let (Some(product), Some(form)) = (Product::of(graph, id), graph.node(id).form) else {
             continue;
         };
         let name = graph.node(product.node).name.clone();
@@ -94,23 +95,31 @@ impl Rewriter<'_> {
             }
         };
         let Some(scales) = encoded.scales else {
-            return self.finish_float(accumulator, to, product.bias);
+            return self.finish_float(accumulator, to, product);
         };
         let token_scale = ValueRef { node: lift.node, slot: 1 };
         let channel_scale = self.constant("scales", &scales);
         let bias = product.bias.map(|b| self.as_f32(b)).transpose()?;
-        self.add("dequant", Dequant { to }, &[Some(accumulator), Some(token_scale), Some(channel_scale), bias])
+        self.add(
+            "dequant",
+            Dequant { to, activation: product.function },
+            &[Some(accumulator), Some(token_scale), Some(channel_scale), bias],
+        )
     }
 
-    /// What follows a product of floats: rounding to the model's type, and the bias.
-    fn finish_float(&mut self, accumulator: ValueRef, to: DType, bias: Option<ValueRef>) -> Result<ValueRef, PassError> {
+    /// What follows a product of floats: rounding to the model's type, the bias, and the activation.
+    fn finish_float(&mut self, accumulator: ValueRef, to: DType, product: Product) -> Result<ValueRef, PassError> {
         let rounded = match to {
             DType::F32 => accumulator,
             _ => self.add("cast", Cast { to }, &[Some(accumulator)])?,
         };
-        match bias {
-            None => Ok(rounded),
-            Some(_) => self.add("bias", Binary::Add, &[Some(rounded), bias]),
+        let sum = match product.bias {
+            None => rounded,
+            bias => self.add("bias", Binary::Add, &[Some(rounded), bias])?,
+        };
+        match product.function {
+            None => Ok(sum),
+            Some(function) => self.add("activation", function, &[Some(sum)]),
         }
     }
 

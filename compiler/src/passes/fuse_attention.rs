@@ -83,7 +83,7 @@ fn scores(graph: &Graph, logits: ValueRef) -> Option<(Product, Option<ValueRef>)
 
 /// Operands of a product without bias.
 fn product(graph: &Graph, value: ValueRef) -> Option<[ValueRef; 2]> {
-    let Op::MatMul(MatMul {}) = graph.producer(value)? else { return None };
+    let Op::MatMul(MatMul { activation: None }) = graph.producer(value)? else { return None };
     match graph.operand(value.node, 2) {
         Some(_) => None,
         None => Some([graph.operand(value.node, 0)?, graph.operand(value.node, 1)?]),

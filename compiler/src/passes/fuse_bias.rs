@@ -31,7 +31,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 
 /// Whether a node multiplies with a constant matrix and has no bias yet.
 fn is_weight_product(graph: &Graph, id: NodeId) -> bool {
-    matches!(graph.node(id).op(), Some(Op::MatMul(_)))
+    matches!(graph.node(id).op(), Some(Op::MatMul(MatMul { activation: None })))
         && graph.operand(id, 2).is_none()
         && graph.operand(id, 1).and_then(|w| graph.constant(w)).is_some_and(|w| w.shape.len() == 2)
 }
@@ -57,6 +57,6 @@ fn fuse(
         return Ok(None);
     }
     let operands = [graph.operand(product.node, 0), graph.operand(product.node, 1), Some(bias)];
-    let fused = graph.add_op(&name, MatMul {}, &operands).map_err(PassError::infer(&name))?;
+    let fused = graph.add_op(&name, MatMul::default(), &operands).map_err(PassError::infer(&name))?;
     Ok(Some(Replacement::new(ValueRef { node: fused, slot: 0 }, "bias added inside the product")))
 }

@@ -20,26 +20,24 @@ pub const PASS: Pass = Pass {
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     let mut groups: BTreeMap<(ValueRef, WeightForm), Vec<Product>> = BTreeMap::new();
     for product in Product::all(graph) {
-        if let Some(form) = graph.node(product.node).form {
+        if let Some(form) = graph.node(product.node).form
+            && product.function.is_none()
+        {
             groups.entry((product.activation, form)).or_default().push(product);
         }
     }
     // In schedule order of their first members, whatever the keys' order.
     let mut groups: Vec<_> = groups.into_iter().filter(|(_, members)| members.len() > 1).collect();
     groups.sort_by_key(|(_, members)| members[0].node);
-    for ((activation, form), members) in groups {
-        merge(graph, context, activation, form, &members)?;
+    for ((_, form), members) in groups {
+        // Read anew: a merge before may have replaced what these read.
+        let members: Vec<Product> = members.iter().filter_map(|p| Product::of(graph, p.node)).collect();
+        merge(graph, context, form, &members)?;
     }
     Ok(())
 }
 
-fn merge(
-    graph: &mut Graph,
-    context: &mut PassContext<'_>,
-    activation: ValueRef,
-    form: WeightForm,
-    members: &[Product],
-) -> Result<(), PassError> {
+fn merge(graph: &mut Graph, context: &mut PassContext<'_>, form: WeightForm, members: &[Product]) -> Result<(), PassError> {
     let names: Vec<String> = members.iter().map(|p| graph.node(p.node).name.clone()).collect();
     let name = format!("{} (merged)", names.join(" + "));
     let constant = |v: ValueRef| graph.constant(v).expect("a product with a form has constant operands");
@@ -64,8 +62,8 @@ fn merge(
     let add = |graph: &mut Graph, name: &str, op: Op, operands: &[Option<ValueRef>]| {
         graph.add_op(name, op, operands).map_err(PassError::infer(name))
     };
-    let operands = [Some(activation), Some(weight), bias];
-    let product = add(graph, &name, MatMul {}.into(), &operands[..2 + usize::from(bias.is_some())])?;
+    let operands = [Some(members[0].activation), Some(weight), bias];
+    let product = add(graph, &name, MatMul::default().into(), &operands[..2 + usize::from(bias.is_some())])?;
     graph.set_form(product, Some(form));
     let axis = graph.ty(ValueRef { node: product, slot: 0 }).rank() - 1;
     let split = Split { axis, sizes: widths.iter().map(|n| (*n).into()).collect() };

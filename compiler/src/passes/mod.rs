@@ -17,6 +17,7 @@ mod choose;
 mod decompose;
 mod deduplicate;
 mod fold_constants;
+mod fuse_activation;
 mod fuse_attention;
 mod fuse_bias;
 mod fuse_gelu;
@@ -46,6 +47,7 @@ pub const PIPELINE: &[Pass] = &[
     choose::PASS,
     fuse_attention::PASS,
     merge::PASS,
+    fuse_activation::PASS,
     decompose::PASS,
     lift::PASS,
 ];

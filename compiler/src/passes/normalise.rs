@@ -131,7 +131,7 @@ fn gemm(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassError>
     if trans_b {
         b = emit(graph, &format!("{name}.rhs"), Transpose { perm: vec![1, 0] }, &[b])?;
     }
-    let mut value = emit(graph, &name, MatMul {}, &[a, b])?;
+    let mut value = emit(graph, &name, MatMul::default(), &[a, b])?;
     if let Some(c) = c {
         value = emit(graph, &format!("{name}.bias"), Binary::Add, &[value, c])?;
     }
@@ -153,6 +153,6 @@ fn matrix_rhs(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, Pass
     }
     let (name, matrix) = (graph.node(id).name.clone(), shape[leading..].to_vec());
     let b = emit(graph, &format!("{name}.rhs"), Reshape { shape: matrix }, &[b])?;
-    let value = emit(graph, &name, MatMul {}, &[a, b])?;
+    let value = emit(graph, &name, MatMul::default(), &[a, b])?;
     Ok(Some(Replacement::new(value, "right-hand side became a matrix")))
 }

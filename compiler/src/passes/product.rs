@@ -2,6 +2,8 @@
 
 use sliderun::dtype::DType;
 use sliderun::op::Op;
+use sliderun::op::elementwise::Unary;
+use sliderun::op::gemm::MatMul;
 
 use crate::ir::{Graph, NodeId, ValueRef};
 use crate::sparsity::{Orientation, Weight, WeightError, weight};
@@ -20,15 +22,23 @@ pub struct Product {
     pub weight: ValueRef,
     /// The bias [N], when present.
     pub bias: Option<ValueRef>,
+    /// What is applied last, when anything is.
+    pub function: Option<Unary>,
 }
 
 impl Product {
     /// The product that a node is, when it is one.
     pub fn of(graph: &Graph, node: NodeId) -> Option<Product> {
-        let Op::MatMul(_) = graph.node(node).op()? else {
+        let Op::MatMul(MatMul { activation: function }) = *graph.node(node).op()? else {
             return None;
         };
-        Some(Product { node, activation: graph.operand(node, 0)?, weight: graph.operand(node, 1)?, bias: graph.operand(node, 2) })
+        Some(Product {
+            node,
+            activation: graph.operand(node, 0)?,
+            weight: graph.operand(node, 1)?,
+            bias: graph.operand(node, 2),
+            function,
+        })
     }
 
     /// Every product of the graph, in schedule order.

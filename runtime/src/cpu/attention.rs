@@ -93,11 +93,11 @@ impl Kernel for Attention {
             for head in 0..self.heads {
                 let (q, k) = (query.head(batch, head, first, rows), key.head(batch, head, 0, total));
                 let v = value.head(batch, head, 0, total);
-                multiply(&mut scores, q, RhsF32::Strided(k.transposed()), self.scale, None)?;
+                multiply(&mut scores, q, RhsF32::Strided(k.transposed()), self.scale)?;
                 for (r, row) in scores.chunks_exact_mut(total.max(1)).enumerate() {
                     softmax(row, masks.as_ref().map_or(Mask::None, |m| m.at([batch, head, first + r], total)));
                 }
-                multiply(&mut heads_out, Strided::row_major(&scores, rows, total), RhsF32::Strided(v), 1.0, None)?;
+                multiply(&mut heads_out, Strided::row_major(&scores, rows, total), RhsF32::Strided(v), 1.0)?;
                 for (to, from) in out.chunks_exact_mut(value_width).zip(heads_out.chunks_exact(value_depth)) {
                     to[head * value_depth..][..value_depth].copy_from_slice(from);
                 }

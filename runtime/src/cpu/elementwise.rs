@@ -1,6 +1,8 @@
 //! CPU kernels of [`crate::op::elementwise`]: selection, bounds and conversion here, functions of one and two elements in
 //! their own files.
 
+pub(super) use unary::Activation;
+
 use super::broadcast::Broadcast;
 use super::convert::convert;
 use super::dispatch::{dispatch, input, optional, output, view};

@@ -3,13 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::elementwise::Unary;
 use super::{InferError, InputTypes, Semantics, TensorType, broadcast, may_equal};
 use crate::dim::Dim;
 use crate::dtype::DType;
 
-/// Inputs (a, b, bias?): NumPy's matmul, batched and broadcast. The bias, [N], is added to every row; it needs a matrix b, and f32, f16 or bf16.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MatMul {}
+/// Inputs (a, b, bias?): NumPy's matmul, batched and broadcast. The bias, [N], is added to every row, then the activation is applied;
+/// both need a matrix b, and f32, f16 or bf16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MatMul {
+    /// Function of each element of the result; of the kind that gives floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Unary>,
+}
 
 /// Inputs (a, b, c?): `alpha·op(a)·op(b) + beta·c`, matrices, c broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,8 +92,24 @@ impl Semantics for MatMul {
                 return Err(InferError::Shape(format!("a bias of {bias} does not fit the right-hand side {b}")));
             }
         }
-        Ok(vec![TensorType::new(a.dtype, shape)])
+        let product = TensorType::new(a.dtype, shape);
+        if let Some(activation) = self.activation {
+            expect_activation(activation, &product)?;
+            if b.rank() != 2 {
+                return Err(InferError::Shape(format!("an activation needs a matrix on the right, not {b}")));
+            }
+        }
+        Ok(vec![product])
     }
+}
+
+/// Checks that a function gives f32, f16 or bf16 for the elements that it is applied to.
+pub(super) fn expect_activation(activation: Unary, to: &TensorType) -> Result<(), InferError> {
+    let same = activation.infer(InputTypes(&[Some(to)]))?[0] == *to;
+    if same && matches!(to.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        return Ok(());
+    }
+    Err(InferError::Attribute { name: "activation", reason: format!("{activation:?} of {} is no activation", to.dtype) })
 }
 
 impl Semantics for Gemm {

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::elementwise::Unary;
 use super::{InferError, InputTypes, Semantics, TensorType};
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -38,11 +39,14 @@ pub struct SparseGemm {
 pub struct DenseGemm {}
 
 /// Inputs (acc: i32 or f32 [.., N], token_scale: f32 [.., 1], channel_scale: f32 [N], bias?: f32 [N]):
-/// `acc · token_scale · channel_scale + bias`, computed in f32 in this order, in `to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `activation(acc · token_scale · channel_scale + bias)`, computed in f32 in this order, in `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dequant {
     /// Element type of the result: F32, F16 or Bf16.
     pub to: DType,
+    /// Function of each element of the result; of the kind that gives floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Unary>,
 }
 
 impl QuantLift {
@@ -168,6 +172,10 @@ impl Semantics for Dequant {
                 expect_shape(input, ty, std::slice::from_ref(n))?;
             }
         }
-        Ok(vec![TensorType::new(self.to, acc.shape.iter().cloned())])
+        let result = TensorType::new(self.to, acc.shape.iter().cloned());
+        if let Some(activation) = self.activation {
+            super::gemm::expect_activation(activation, &result)?;
+        }
+        Ok(vec![result])
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn two_products() -> (PlanWriter<'static>, Manifest) {
         ],
         inputs: vec![ValueId(0), ValueId(6)],
         outputs: vec![Output { name: "z".into(), value: ValueId(5) }, Output { name: "first".into(), value: ValueId(3) }],
-        steps: vec![step("first", MatMul {}, &[0, 1], &[2]), step("second", MatMul {}, &[2, 4], &[5])],
+        steps: vec![step("first", MatMul::default(), &[0, 1], &[2]), step("second", MatMul::default(), &[2, 4], &[5])],
         blobs: Vec::new(),
         verdicts: Vec::new(),
     };

@@ -333,7 +333,7 @@ fn sparse_product() -> (PlanWriter<'static>, Manifest) {
         steps: vec![
             step("lift", QuantLift { to: DType::I8, layout: layout.clone() }, &[0], &[4, 5]),
             step("product", SparseGemm { layout }, &[4, 1, 2], &[6]),
-            step("scale", Dequant { to: DType::F32 }, &[6, 5, 3], &[7]),
+            step("scale", Dequant { to: DType::F32, activation: None }, &[6, 5, 3], &[7]),
         ],
         ..two_products().1
     };

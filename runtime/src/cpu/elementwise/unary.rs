@@ -38,7 +38,18 @@ impl Kernel for Unary {
             op => match dtype {
                 DType::F32 => {
                     let (x, y) = (input(inputs, 0)?, output(outputs, 0)?);
-                    if vectorised(op, x, y) { Ok(()) } else { real_f32(op, x, y) }
+                    match vectorised(op) {
+                        None => real_f32(op, x, y),
+                        Some(function) => {
+                            parallel::zip(x, y, &|x, y| {
+                                for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
+                                    y.copy_from_slice(x);
+                                    function(y);
+                                }
+                            });
+                            Ok(())
+                        }
+                    }
                 }
                 DType::F64 => real_f64(op, input(inputs, 0)?, output(outputs, 0)?),
                 DType::I32 => signed_i32(op, input(inputs, 0)?, output(outputs, 0)?),
@@ -58,30 +69,50 @@ fn map<X: Element, Y: Element>(x: &[X], y: &mut [Y], f: impl Fn(X) -> Y + Sync) 
 /// Elements copied, then mapped in place while they are in the first-level cache.
 const BLOCK: usize = 2048;
 
-fn simd_map(op: impl SimdUnaryOp<f32> + Sync, x: &[f32], y: &mut [f32]) {
-    parallel::zip(x, y, &|x, y| {
-        for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
-            y.copy_from_slice(x);
-            op.map_mut(y);
-        }
-    });
-}
+/// A function of f32, in place.
+type InPlace = Box<dyn Fn(&mut [f32]) + Send + Sync>;
 
 /// The functions with a vectorised form: rten-vecmath's are within 1 (Exp), 3 (Tanh) and 4 (Sigmoid and what is made of it)
 /// units in the last place of the C library's. Its sine and cosine are not used: they lose relative accuracy near their zeros.
-fn vectorised(op: Unary, x: &[f32], y: &mut [f32]) -> bool {
-    match op {
-        Unary::Exp => simd_map(rten_vecmath::Exp {}, x, y),
-        Unary::Erf => simd_map(Erf {}, x, y),
-        Unary::Gelu => simd_map(Gelu {}, x, y),
-        Unary::GeluTanh => simd_map(rten_vecmath::ApproxGelu {}, x, y),
-        Unary::Sigmoid => simd_map(rten_vecmath::Sigmoid {}, x, y),
-        Unary::Swish { alpha: 1.0 } => simd_map(rten_vecmath::Silu {}, x, y),
-        Unary::Swish { alpha } => simd_map(rten_vecmath::Swish { alpha }, x, y),
-        Unary::Tanh => simd_map(rten_vecmath::Tanh {}, x, y),
-        _ => return false,
+fn vectorised(op: Unary) -> Option<InPlace> {
+    fn map(op: impl SimdUnaryOp<f32> + Send + Sync + 'static) -> Option<InPlace> {
+        Some(Box::new(move |y| op.map_mut(y)))
     }
-    true
+    match op {
+        Unary::Exp => map(rten_vecmath::Exp {}),
+        Unary::Erf => map(Erf {}),
+        Unary::Gelu => map(Gelu {}),
+        Unary::GeluTanh => map(rten_vecmath::ApproxGelu {}),
+        Unary::Sigmoid => map(rten_vecmath::Sigmoid {}),
+        Unary::Swish { alpha: 1.0 } => map(rten_vecmath::Silu {}),
+        Unary::Swish { alpha } => map(rten_vecmath::Swish { alpha }),
+        Unary::Tanh => map(rten_vecmath::Tanh {}),
+        _ => None,
+    }
+}
+
+/// A function of f32 that a matrix product ends with.
+pub(in crate::cpu) struct Activation {
+    op: Unary,
+    vectorised: Option<InPlace>,
+}
+
+impl Activation {
+    /// `op` must be one that gives floats, as the products' type rules demand.
+    pub fn new(op: Unary) -> Self {
+        Activation { op, vectorised: vectorised(op) }
+    }
+
+    /// In place, with the numbers that the operator by itself gives.
+    pub fn apply(&self, y: &mut [f32]) {
+        match &self.vectorised {
+            Some(function) => function(y),
+            None => {
+                let x = y.to_vec();
+                real_f32(self.op, &x, y).expect("the type rules admit only functions that give floats");
+            }
+        }
+    }
 }
 
 fn undefined(op: Unary, dtype: DType) -> KernelError {

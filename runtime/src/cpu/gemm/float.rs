@@ -2,7 +2,8 @@
 //!
 //! Must not know: operators, shapes of tensors.
 
-use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rayon::prelude::*;
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use super::matrix::Strided;
 use crate::cpu::KernelError;
@@ -33,21 +34,48 @@ pub(crate) enum RhsF32<'a> {
     Packed(&'a PackedF32),
 }
 
-/// `out = alpha · a · b`, plus `bias` of N elements on every row. `out` is row-major.
-pub(crate) fn multiply(
-    out: &mut [f32],
-    a: Strided<'_, f32>,
-    b: RhsF32<'_>,
-    alpha: f32,
-    bias: Option<&[f32]>,
-) -> Result<(), KernelError> {
+/// `out = alpha · a · b`. `out` is row-major.
+pub(crate) fn multiply(out: &mut [f32], a: Strided<'_, f32>, b: RhsF32<'_>, alpha: f32) -> Result<(), KernelError> {
     let b = match b {
         RhsF32::Strided(b) => GemmInputB::Unpacked(b.matrix()?),
         RhsF32::Packed(b) => GemmInputB::Packed(&b.0),
     };
     let a = GemmInputA::Unpacked(a.matrix()?);
-    let options = GemmOptions { alpha, bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
+    let options = GemmOptions { alpha, ..GemmOptions::default() };
     EXECUTOR
         .with(|executor| executor.gemm(out, a, b, options))
         .map_err(|e| KernelError::Data(format!("the product of matrices failed: {e}")))
+}
+
+/// Rows that are multiplied and finished together: enough for the packed matrix to be read rarely, few enough for the result to be in
+/// the cache still; a multiple of the kernels' tiles of 4, 6 and 8 rows.
+const ROWS: usize = 96;
+
+/// [`multiply`], then `finish` on groups of whole rows of the result, while they are in the cache.
+pub(crate) fn multiply_then(
+    out: &mut [f32],
+    a: Strided<'_, f32>,
+    b: RhsF32<'_>,
+    alpha: f32,
+    finish: &(dyn Fn(&mut [f32]) + Sync),
+) -> Result<(), KernelError> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let n = out.len() / a.rows;
+    let tasks = a.rows.div_ceil(ROWS).next_multiple_of(rayon::current_num_threads());
+    let rows = a.rows.div_ceil(tasks).next_multiple_of(24).max(ROWS / 2);
+    match b {
+        RhsF32::Packed(_) => out.par_chunks_mut(rows * n).enumerate().try_for_each(|(i, out)| {
+            multiply(out, a.rows_from(i * rows, out.len() / n), b, alpha)?;
+            finish(out);
+            Ok(())
+        }),
+        // Taken apart it would be packed for each group of rows.
+        RhsF32::Strided(_) => {
+            multiply(out, a, b, alpha)?;
+            out.par_chunks_mut(rows * n).for_each(finish);
+            Ok(())
+        }
+    }
 }

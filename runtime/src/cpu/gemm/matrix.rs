@@ -27,6 +27,11 @@ impl<'a, T: Copy> Strided<'a, T> {
         Strided { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// Some of the rows.
+    pub fn rows_from(self, first: usize, rows: usize) -> Self {
+        Strided { data: self.data.get(first * self.row_stride..).unwrap_or_default(), rows, ..self }
+    }
+
     /// Whether it has no element.
     pub fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0

@@ -3,13 +3,16 @@
 //! f32 and 8-bit products run on rten-gemm's kernels for this machine; constant right-hand matrices are packed for them when a session is
 //! created. f16 and bf16 are widened, accumulate in f32 and are rounded once. f64 and integers run in a blocked loop.
 
+use super::elementwise::Activation;
 use super::{Context, Kernel, KernelError, Prepared};
 use crate::dtype::DType;
+use crate::op::elementwise::Unary;
 use crate::op::gemm::{Gemm, MatMul};
 use crate::tensor::{TensorView, TensorViewMut};
 use float::{PackedF32, RhsF32};
 use matrix::{BatchedShape, Strided};
 use number::{Number, batched, with_number};
+use std::borrow::Cow;
 use widen::{rounded, widened};
 
 mod einsum;
@@ -46,6 +49,35 @@ fn prepack(operator: &'static str, b: TensorView<'_>, transposed: bool) -> Resul
     Ok(PackedF32::new(if transposed { b.transposed() } else { b })?.map(Prepared::F32))
 }
 
+/// What happens to rows of a product in f32 while they are in the cache.
+struct Epilogue<'a> {
+    /// One value per column, or none.
+    bias: Cow<'a, [f32]>,
+    activation: Option<Activation>,
+}
+
+impl<'a> Epilogue<'a> {
+    /// `None` when there is nothing to do.
+    fn new(operator: &'static str, bias: Option<TensorView<'a>>, activation: Option<Unary>) -> Result<Option<Self>, KernelError> {
+        if bias.is_none() && activation.is_none() {
+            return Ok(None);
+        }
+        let bias = bias.map(|bias| widened(operator, bias)).transpose()?.unwrap_or_default();
+        Ok(Some(Epilogue { bias, activation: activation.map(Activation::new) }))
+    }
+
+    fn apply(&self, rows: &mut [f32]) {
+        if !self.bias.is_empty() {
+            for row in rows.chunks_exact_mut(self.bias.len()) {
+                row.iter_mut().zip(&*self.bias).for_each(|(to, b)| *to += b);
+            }
+        }
+        if let Some(activation) = &self.activation {
+            activation.apply(rows);
+        }
+    }
+}
+
 impl Kernel for MatMul {
     fn prepare(&self, constants: &[Option<TensorView<'_>>]) -> Result<Option<Prepared>, KernelError> {
         match constants.get(1).copied().flatten() {
@@ -66,15 +98,17 @@ impl Kernel for MatMul {
         if in_f32(a.dtype) {
             let a = widened("MatMul", a)?;
             let a = Strided::row_major(&a, m, k);
-            let bias = inputs.get(2).copied().flatten().map(|bias| widened("MatMul", bias)).transpose()?;
-            return rounded("MatMul", out, |out| match (context.prepared, &bias) {
-                (Some(Prepared::F32(packed)), _) if offsets.len() == 1 => {
-                    float::multiply(out, a, RhsF32::Packed(packed), 1.0, bias.as_deref())
+            let epilogue = Epilogue::new("MatMul", inputs.get(2).copied().flatten(), self.activation)?;
+            return rounded("MatMul", out, |out| match (context.prepared, epilogue) {
+                (Some(Prepared::F32(packed)), None) if offsets.len() == 1 => float::multiply(out, a, RhsF32::Packed(packed), 1.0),
+                (Some(Prepared::F32(packed)), Some(epilogue)) => {
+                    float::multiply_then(out, a, RhsF32::Packed(packed), 1.0, &|rows| epilogue.apply(rows))
                 }
-                // A bias comes with a matrix on the right, so that the batch has collapsed into one product.
-                (_, Some(bias)) => {
+                // An epilogue comes with a matrix on the right, so that the batch has collapsed into one product.
+                (_, Some(epilogue)) => {
                     let b = widened("MatMul", b)?;
-                    float::multiply(out, a, RhsF32::Strided(Strided::row_major(&b, k, n)), 1.0, Some(bias))
+                    let b = RhsF32::Strided(Strided::row_major(&b, k, n));
+                    float::multiply_then(out, a, b, 1.0, &|rows| epilogue.apply(rows))
                 }
                 _ => batched(out, a, Strided::row_major(&widened("MatMul", b)?, k, n), &offsets),
             });
@@ -132,16 +166,14 @@ impl Kernel for Gemm {
             let a = operand(&wide_a, a.shape, self.trans_a);
             let wide_c = c.map(|c| widened("Gemm", c)).transpose()?;
             return rounded("Gemm", out, |out| {
-                let bias = wide_c.as_deref().filter(|c| self.beta == 1.0 && c.len() == n && c_is_row(inputs));
                 match context.prepared {
-                    Some(Prepared::F32(packed)) => float::multiply(out, a, RhsF32::Packed(packed), self.alpha, bias)?,
+                    Some(Prepared::F32(packed)) => float::multiply(out, a, RhsF32::Packed(packed), self.alpha)?,
                     _ => {
                         let wide_b = widened("Gemm", b)?;
-                        let b = RhsF32::Strided(operand(&wide_b, b.shape, self.trans_b));
-                        float::multiply(out, a, b, self.alpha, bias)?;
+                        float::multiply(out, a, RhsF32::Strided(operand(&wide_b, b.shape, self.trans_b)), self.alpha)?;
                     }
                 }
-                if let (Some(wide), Some(c), None) = (&wide_c, c, bias) {
+                if let (Some(wide), Some(c)) = (&wide_c, c) {
                     add_broadcast(out, n, 1.0, self.beta, wide, c.shape);
                 }
                 Ok(())
@@ -160,11 +192,6 @@ impl Kernel for Gemm {
             Ok(())
         }, else Err(KernelError::UnsupportedType("Gemm", a.dtype)))
     }
-}
-
-/// Whether Gemm's c is one row.
-fn c_is_row(inputs: &[Option<TensorView<'_>>]) -> bool {
-    matches!(inputs.get(2).copied().flatten().map(|c| c.shape), Some([_] | [1, _]))
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Number for f32 {
     }
 
     fn multiply(out: &mut [f32], a: Strided<'_, f32>, b: Strided<'_, f32>) -> Result<(), KernelError> {
-        float::multiply(out, a, RhsF32::Strided(b), 1.0, None)
+        float::multiply(out, a, RhsF32::Strided(b), 1.0)
     }
 }
 

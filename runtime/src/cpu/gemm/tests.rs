@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use super::*;
 use crate::cpu::eval;
 use crate::dtype::Element;
+use crate::op::elementwise::Cast;
 use crate::op::gemm::{Einsum, MatMulInteger};
 use crate::op::{InputTypes, Op, Semantics, TensorType};
 use crate::tensor::Tensor;
@@ -109,7 +110,7 @@ fn matmul_broadcasts_like_numpy() {
         macro_rules! check {
             ($($ty:ty: $from:expr),*) => {$(
                 let (a, b) = (tensor::<$ty>(a_shape, 1, $from), tensor::<$ty>(b_shape, 2, $from));
-                let out = run(MatMul {}, &[&a, &b], &[1]);
+                let out = run(MatMul::default(), &[&a, &b], &[1]);
                 let (shape, expected) = naive_einsum(&[a_labels, b_labels], out_labels, &[&a, &b]);
                 assert_eq!(out.shape(), shape, "{a_shape:?} · {b_shape:?}");
                 let narrow = matches!(out.dtype(), DType::F16 | DType::Bf16);
@@ -127,7 +128,7 @@ fn half_products_are_rounded_once() {
     // 2048 + 1 + 1 in f16 is 2050; added in f16 it would stay 2048.
     let a = Tensor::from_slice(&[1, 3], &[2048.0, 1.0, 1.0].map(f16::from_f32)).unwrap();
     let b = Tensor::from_slice(&[3, 1], &[1.0; 3].map(f16::from_f32)).unwrap();
-    assert_eq!(run(MatMul {}, &[&a, &b], &[1]).as_slice::<f16>().unwrap(), [f16::from_f32(2050.0)]);
+    assert_eq!(run(MatMul::default(), &[&a, &b], &[1]).as_slice::<f16>().unwrap(), [f16::from_f32(2050.0)]);
 }
 
 #[test]
@@ -280,17 +281,46 @@ fn integer_products_subtract_their_zero_points() {
 }
 
 #[test]
+fn a_product_ends_with_its_bias_and_activation() {
+    let (m, k, n) = (201, 24, 37);
+    let operands = |from: fn(i64) -> f32| [tensor(&[m, k], 1, from), tensor(&[k, n], 2, from), tensor(&[n], 3, from)];
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        // So small that a step of bf16 at the result is, too.
+        let [a, b, bias] =
+            operands(|v| v as f32 / 64.0).map(|x| eval(&Cast { to: dtype }.into(), &[Some(x.view())]).unwrap().remove(0));
+        let (_, products) = naive_einsum(&["mk", "kn"], "mn", &[&a, &b]);
+        let bias_of = floats(&bias);
+        for (function, reference) in [
+            (Unary::Relu, (|v| v.max(0.0)) as fn(f64) -> f64),
+            (Unary::Sigmoid, |v| 1.0 / (1.0 + (-v).exp())),
+            (Unary::Softplus, |v| (1.0 + v.exp()).ln()),
+        ] {
+            let got = floats(&run(MatMul { activation: Some(function) }, &[&a, &b, &bias], &[1, 2]));
+            for (i, (got, product)) in got.iter().zip(&products).enumerate() {
+                let want = reference(product + bias_of[i % n]);
+                let tolerance = if dtype == DType::F32 { 1e-6 } else { 4e-3 };
+                assert!((got - want).abs() <= tolerance * (1.0 + want.abs()), "{function:?} {dtype}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
 fn types_and_shapes_that_do_not_fit_are_refused() {
     let ty = |dtype: DType, shape: &[usize]| TensorType::new(dtype, shape.iter().copied());
     let einsum = |e: &str| Op::from(Einsum { equation: e.into() });
     let gemm = Op::from(Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: false });
+    let (relu, is_nan) = (MatMul { activation: Some(Unary::Relu) }, MatMul { activation: Some(Unary::IsNan) });
     let (f32s, u8s) = (|s: &[usize]| ty(DType::F32, s), |s: &[usize]| ty(DType::U8, s));
     let cases = [
-        (Op::from(MatMul {}), vec![f32s(&[2, 3]), f32s(&[4, 5])], "summed extents 3 and 4 differ"),
-        (MatMul {}.into(), vec![f32s(&[2, 2, 3]), f32s(&[3, 3, 5])], "do not broadcast"),
-        (MatMul {}.into(), vec![f32s(&[]), f32s(&[3])], "input 0 is a scalar"),
-        (MatMul {}.into(), vec![f32s(&[3]), ty(DType::F64, &[3])], "input 1 is f64"),
-        (MatMul {}.into(), vec![ty(DType::Bool, &[3]), ty(DType::Bool, &[3])], "input 0 is bool"),
+        (Op::from(MatMul::default()), vec![f32s(&[2, 3]), f32s(&[4, 5])], "summed extents 3 and 4 differ"),
+        (relu.into(), vec![f32s(&[2, 3]), f32s(&[2, 3, 5])], "an activation needs a matrix"),
+        (relu.into(), vec![ty(DType::F64, &[2, 3]), ty(DType::F64, &[3, 5])], "activation"),
+        (is_nan.into(), vec![f32s(&[2, 3]), f32s(&[3, 5])], "IsNan of f32 is no activation"),
+        (MatMul::default().into(), vec![f32s(&[2, 2, 3]), f32s(&[3, 3, 5])], "do not broadcast"),
+        (MatMul::default().into(), vec![f32s(&[]), f32s(&[3])], "input 0 is a scalar"),
+        (MatMul::default().into(), vec![f32s(&[3]), ty(DType::F64, &[3])], "input 1 is f64"),
+        (MatMul::default().into(), vec![ty(DType::Bool, &[3]), ty(DType::Bool, &[3])], "input 0 is bool"),
         (gemm.clone(), vec![f32s(&[2, 3]), f32s(&[3, 5]), f32s(&[4])], "does not broadcast"),
         (gemm, vec![f32s(&[2, 3, 1]), f32s(&[3, 5])], "a matrix was expected"),
         (einsum("ij,jk"), vec![f32s(&[2, 3]), f32s(&[3, 5])], "'->' is missing"),
@@ -315,8 +345,11 @@ fn types_and_shapes_that_do_not_fit_are_refused() {
 fn symbolic_extents_carry_through() {
     let ty = |shape: &[&str]| TensorType::new(DType::F32, shape.iter().map(|d| d.parse::<crate::dim::Dim>().unwrap()));
     let infer = |op: Op, a: &[&str], b: &[&str]| op.infer(InputTypes(&[Some(&ty(a)), Some(&ty(b))])).unwrap()[0].to_string();
-    assert_eq!(infer(MatMul {}.into(), &["batch", "12", "seq", "32"], &["batch", "12", "32", "seq"]), "f32[batch, 12, seq, seq]");
-    assert_eq!(infer(MatMul {}.into(), &["batch", "seq", "384"], &["384", "1536"]), "f32[batch, seq, 1536]");
+    assert_eq!(
+        infer(MatMul::default().into(), &["batch", "12", "seq", "32"], &["batch", "12", "32", "seq"]),
+        "f32[batch, 12, seq, seq]"
+    );
+    assert_eq!(infer(MatMul::default().into(), &["batch", "seq", "384"], &["384", "1536"]), "f32[batch, seq, 1536]");
     let op = Einsum { equation: "bqhd,bkhd->bhqk".into() };
     assert_eq!(infer(op.into(), &["batch", "seq", "12", "32"], &["batch", "past", "12", "32"]), "f32[batch, 12, seq, past]");
 }

@@ -214,6 +214,6 @@ fn no_elements() {
     expect(Concat { axis: 0 }, &[&x, &iota(&[1, 3]), &x], &[1, 3], &[0, 1, 2]);
     expect(Trilu { upper: true, k: 0 }, &[&iota(&[2, 0])], &[2, 0], &[]);
     expect(DepthToSpace { block: 2, crd: true }, &[&iota(&[0, 4, 1, 1])], &[0, 1, 2, 2], &[]);
-    let huge = Tensor::zeros(crate::dtype::DType::I32, &[0, 1 << 40, 1 << 40]).unwrap();
-    expect(Transpose { perm: vec![0, 2, 1] }, &[&huge], &[0, 1 << 40, 1 << 40], &[]);
+    let huge = Tensor::zeros(crate::dtype::DType::I32, &[0, 1 << 30, 1 << 30]).unwrap();
+    expect(Transpose { perm: vec![0, 2, 1] }, &[&huge], &[0, 1 << 30, 1 << 30], &[]);
 }

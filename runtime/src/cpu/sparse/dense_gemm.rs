@@ -66,8 +66,8 @@ impl Kernel for DenseGemm {
         let x = Strided::row_major(&x, rows, k);
         let out = out.as_mut_slice::<f32>().ok_or(unsupported)?;
         match context.prepared {
-            Some(Prepared::F32(packed)) => float::multiply(out, x, RhsF32::Packed(packed), 1.0, None),
-            _ => float::multiply(out, x, RhsF32::Strided(right(&widened("DenseGemm", w)?, w.shape)), 1.0, None),
+            Some(Prepared::F32(packed)) => float::multiply(out, x, RhsF32::Packed(packed), 1.0),
+            _ => float::multiply(out, x, RhsF32::Strided(right(&widened("DenseGemm", w)?, w.shape)), 1.0),
         }
     }
 }

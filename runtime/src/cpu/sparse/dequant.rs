@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::elementwise::Activation;
 use crate::cpu::gemm::required;
 use crate::cpu::gemm::widen::rounded;
 use crate::cpu::{Context, Kernel, KernelError};
@@ -16,13 +17,14 @@ fn floats<'a>(view: TensorView<'a>) -> Result<&'a [f32], KernelError> {
     view.as_slice::<f32>().ok_or(KernelError::UnsupportedType("Dequant", view.dtype))
 }
 
-/// `out = acc · token_scale · channel_scale + bias`, in this order, row by row.
+/// `out = activation(acc · token_scale · channel_scale + bias)`, in this order, row by row.
 fn dequantize<A: Element>(
     acc: &[A],
     to_f32: impl Fn(A) -> f32 + Sync,
     token_scale: &[f32],
     channel_scale: &[f32],
     bias: Option<&[f32]>,
+    activation: Option<&Activation>,
     out: &mut [f32],
 ) {
     let n = channel_scale.len();
@@ -37,6 +39,9 @@ fn dequantize<A: Element>(
         for (to, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
             *to += bias;
         }
+        if let Some(activation) = activation {
+            activation.apply(out);
+        }
     });
 }
 
@@ -50,12 +55,14 @@ impl Kernel for Dequant {
         let acc = required(inputs, 0)?;
         let (token_scale, channel_scale) = (floats(required(inputs, 1)?)?, floats(required(inputs, 2)?)?);
         let bias = inputs.get(3).copied().flatten().map(floats).transpose()?;
+        let activation = self.activation.map(Activation::new);
+        let activation = activation.as_ref();
         rounded("Dequant", &mut outputs[0], |out| {
             match acc.dtype {
-                DType::I32 => {
-                    acc.as_slice::<i32>().map(|acc| dequantize(acc, |v| v as f32, token_scale, channel_scale, bias, out))
-                }
-                _ => acc.as_slice::<f32>().map(|acc| dequantize(acc, |v| v, token_scale, channel_scale, bias, out)),
+                DType::I32 => acc
+                    .as_slice::<i32>()
+                    .map(|acc| dequantize(acc, |v| v as f32, token_scale, channel_scale, bias, activation, out)),
+                _ => acc.as_slice::<f32>().map(|acc| dequantize(acc, |v| v, token_scale, channel_scale, bias, activation, out)),
             }
             .ok_or(KernelError::UnsupportedType("Dequant", acc.dtype))
         })

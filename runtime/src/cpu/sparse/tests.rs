@@ -274,14 +274,14 @@ fn dequant_scales_in_order() {
     let int = Tensor::from_slice(&[2, 3], &acc).unwrap();
     let float = Tensor::from_slice(&[2, 3], &acc.map(|v| v as f32)).unwrap();
     for acc_t in [&int, &float] {
-        let plain = run(Dequant { to: DType::F32 }, &[acc_t, &token, &channel_t]).remove(0);
-        let biased = run(Dequant { to: DType::F32 }, &[acc_t, &token, &channel_t, &bias_t]).remove(0);
+        let plain = run(Dequant { to: DType::F32, activation: None }, &[acc_t, &token, &channel_t]).remove(0);
+        let biased = run(Dequant { to: DType::F32, activation: None }, &[acc_t, &token, &channel_t, &bias_t]).remove(0);
         for i in 0..6 {
             let y = if i < 3 { acc[i] as f32 * 0.1 * channel[i % 3] } else { f32::NAN };
             assert_eq!(bits(&plain.as_slice::<f32>().unwrap()[i..=i]), bits(&[y]));
             assert_eq!(bits(&biased.as_slice::<f32>().unwrap()[i..=i]), bits(&[y + bias[i % 3]]));
         }
-        let half = run(Dequant { to: DType::Bf16 }, &[acc_t, &token, &channel_t]).remove(0);
+        let half = run(Dequant { to: DType::Bf16, activation: None }, &[acc_t, &token, &channel_t]).remove(0);
         for (h, w) in half.as_slice::<bf16>().unwrap().iter().zip(plain.as_slice::<f32>().unwrap()) {
             assert!(h.to_bits() == bf16::from_f32(*w).to_bits() || h.is_nan() && w.is_nan());
         }
@@ -308,7 +308,7 @@ fn types_and_shapes_that_do_not_fit_are_refused() {
     let (x, values, positions) = (ty(DType::I8, &[4, 64]), ty(DType::I8, &[5, 32]), ty(DType::U8, &[5, 8]));
     let lift = |to| Op::from(QuantLift { to, layout: layout.clone() });
     let (acc, token, channel) = (ty(DType::I32, &[4, 5]), ty(DType::F32, &[4, 1]), ty(DType::F32, &[5]));
-    let dequant = |to| Op::from(Dequant { to });
+    let dequant = |to| Op::from(Dequant { to, activation: None });
     let cases = [
         (lift(DType::I8), vec![ty(DType::F32, &[4, 13])], "is not the layout's K, 12"),
         (lift(DType::I8), vec![ty(DType::F64, &[4, 12])], "input 0 is f64"),
