@@ -213,4 +213,6 @@ impl Session {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
