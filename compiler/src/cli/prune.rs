@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::failure::{Complaint, Failure, Result};
 use super::output::{Column, json, table};
 use crate::onnx::OnnxModel;
-use crate::prune::prune_model;
+use crate::prune::{PruneError, PrunedWeight, prune_model};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,18 +48,23 @@ impl Prune {
     /// Runs the command.
     ///
     /// # Errors
-    /// A model that cannot be read, has no weight to prune, or cannot be written.
+    /// A model that cannot be read or imported, has no weight to prune, or cannot be written.
     pub fn run(self, out: &mut dyn Write) -> Result {
         let Method::Magnitude = self.method;
         let what = format!("'{}' was not pruned", self.model.display());
-        let fail = |e| Failure::because(&what, Complaint::of_diagnostic(&e));
-        let mut model = OnnxModel::open(&self.model).map_err(fail)?;
+        let fail = |e: PruneError| Failure::because(&what, Complaint::of_diagnostic(&e));
+        let mut model = OnnxModel::open(&self.model).map_err(|e| fail(e.into()))?;
         let weights = prune_model(&mut model, self.pattern).map_err(fail)?;
         if weights.iter().all(|w| w.declined.is_some()) {
-            let complaint = Complaint::new("the model has no matrix product with a constant f32, f16 or bf16 weight");
+            let reason = |w: &PrunedWeight| format!("\n  {}: {}", w.node, w.declined.as_deref().unwrap_or_default());
+            let reasons: String = weights.iter().map(reason).collect();
+            let complaint = Complaint::new(match reasons.as_str() {
+                "" => "the model has no matrix product with a constant weight".to_owned(),
+                reasons => format!("none of the model's weights can be pruned:{reasons}"),
+            });
             return Err(Failure::because(what, complaint));
         }
-        model.save(&self.output).map_err(fail)?;
+        model.save(&self.output).map_err(|e| fail(e.into()))?;
         if self.json {
             return json(out, &weights);
         }

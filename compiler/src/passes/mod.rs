@@ -27,7 +27,7 @@ mod lift;
 pub mod matching;
 mod merge;
 mod normalise;
-mod product;
+pub(crate) mod product;
 mod prune;
 pub mod report;
 pub mod rewrite;

@@ -18,6 +18,16 @@ pub enum Orientation {
     NK,
 }
 
+impl Orientation {
+    /// That of the same weight when its storage is transposed.
+    pub fn transposed(self) -> Self {
+        match self {
+            Orientation::KN => Orientation::NK,
+            Orientation::NK => Orientation::KN,
+        }
+    }
+}
+
 /// Why a constant cannot be read as a weight.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]

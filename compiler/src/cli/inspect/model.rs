@@ -11,6 +11,7 @@ use crate::cli::failure::{Complaint, Failure, Result};
 use crate::cli::output::{Column, bytes, json, table};
 use crate::onnx::proto::{DimensionValue, TypeValue, ValueInfoProto};
 use crate::onnx::{OnnxModel, data_type_name};
+use crate::passes::product::ORIENTATION;
 use crate::prune::{ModelProduct, products};
 use crate::sparsity::{Weight, satisfied};
 
@@ -26,6 +27,9 @@ struct Summary {
     parameters: u64,
     parameter_bytes: u64,
     weights: Vec<WeightSummary>,
+    /// Why the weights are not known, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights_unknown: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +89,9 @@ pub fn inspect(args: &Inspect, what: &str, model: &OnnxModel, out: &mut dyn Writ
             columns.chain(["N×K", "ZEROS"].map(Column::Number)).chain([Column::Text("PATTERNS")]).collect();
         table(out, &columns, summary.weights.iter().map(weight_row))?;
     }
+    if let Some(reason) = &summary.weights_unknown {
+        writeln!(out, "\nthe weights of matrix products are not known: {reason}")?;
+    }
     if args.check {
         writeln!(out, "all constant data is there")?;
     }
@@ -111,6 +118,10 @@ fn summary(model: &OnnxModel) -> Summary {
     let initialized = |name: &str| graph.initializer.iter().any(|t| t.name() == name);
     let elements = |dims: &[i64]| dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::try_from(d).unwrap_or(0)));
     let constants: Vec<_> = graph.initializer.iter().filter_map(|t| model.constant(t).ok()).collect();
+    let (products, weights_unknown) = match products(model) {
+        Ok(products) => (products, None),
+        Err(e) => (Vec::new(), Some(e.to_string())),
+    };
     Summary {
         digest: model.digest().to_hex().to_string(),
         producer: format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned(),
@@ -121,7 +132,8 @@ fn summary(model: &OnnxModel) -> Summary {
         operators,
         parameters: graph.initializer.iter().fold(0, |n, t| n.saturating_add(elements(&t.dims))),
         parameter_bytes: constants.iter().map(|c| c.data.len() as u64).sum(),
-        weights: products(model).into_iter().filter_map(|p| weight(model, p)).collect(),
+        weights: products.into_iter().filter_map(weight).collect(),
+        weights_unknown,
     }
 }
 
@@ -145,8 +157,8 @@ fn port(info: &ValueInfoProto) -> Port {
     Port { name: info.name().to_owned(), ty }
 }
 
-fn weight(model: &OnnxModel, product: ModelProduct) -> Option<WeightSummary> {
-    let weight = Weight::read(&model.weight(&product.weight).ok()?, product.orientation).ok()?;
+fn weight(product: ModelProduct) -> Option<WeightSummary> {
+    let weight = Weight::read(&product.constant, ORIENTATION).ok()?;
     let zeros = weight.values.iter().filter(|v| **v == 0.0).count();
     Some(WeightSummary {
         node: product.node,
