@@ -93,8 +93,8 @@ fn operators() -> Vec<(Op, &'static str)> {
         (GroupNorm { groups: 2, epsilon: 1e-5 }.into(), "f32[n,4,4] f32[4] f32[4]"),
         (LpNorm { p: 2, axis: 1 }.into(), "f32[n,3,4]"),
         (Lrn { alpha: 1e-4, beta: 0.75, bias: 1.0, size: 3 }.into(), "f32[n,3,4]"),
-        (MatMul {}.into(), "f32[m,n,3] f32[3,2] f32[2]"),
-        (MatMul {}.into(), "i32[m,n,3] i32[m,3,2]"),
+        (MatMul::default().into(), "f32[m,n,3] f32[3,2] f32[2]"),
+        (MatMul::default().into(), "i32[m,n,3] i32[m,3,2]"),
         (Gemm { alpha: 0.5, beta: 2.0, trans_a: true, trans_b: true }.into(), "f32[3,n] f32[2,3] f32[n,1]"),
         (Einsum { equation: "aib,...bj->...aj".into() }.into(), "f32[n,2,3] f32[m,3,4]"),
         (MatMulInteger {}.into(), "u8[n,3] i8[3,2] u8[n] i8[2]"),
@@ -112,7 +112,7 @@ fn operators() -> Vec<(Op, &'static str)> {
         (QuantLift { to: DType::F8e4m3, layout: layout.clone() }.into(), "f32[n,8]"),
         (SparseGemm { layout }.into(), "i8[n,64] i8[2,32] u8[2,8]"),
         (DenseGemm {}.into(), "i8[n,8] i8[2,8]"),
-        (Dequant { to: DType::Bf16 }.into(), "i32[n,2] f32[n,1] f32[2] f32[2]"),
+        (Dequant { to: DType::Bf16, activation: None }.into(), "i32[n,2] f32[n,1] f32[2] f32[2]"),
     ]
 }
 
