@@ -100,10 +100,11 @@ impl Driver {
     /// No such device.
     pub fn device(&self, ordinal: usize) -> Result<DeviceInfo, CudaError> {
         let handle = self.device_handle(ordinal)?;
-        let mut name = [0 as c_char; 256];
+        let (mut name, mut bus_id) = ([0 as c_char; 256], [0 as c_char; 64]);
         let mut memory = 0;
-        // SAFETY: a valid device and places for the results, the name's with its length.
+        // SAFETY: a valid device and places for the results, those of texts with their length.
         unsafe {
+            call!(self, cuDeviceGetPCIBusId(bus_id.as_mut_ptr(), bus_id.len() as c_int - 1, handle))?;
             call!(self, cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, handle))?;
             call!(self, cuDeviceTotalMem_v2(&mut memory, handle))?;
         }
@@ -113,10 +114,12 @@ impl Driver {
             unsafe { call!(self, cuDeviceGetAttribute(&mut value, attribute, handle)) }
                 .map(|()| u32::try_from(value).unwrap_or(0))
         };
+        // SAFETY: zeroed, and the driver leaves the last byte alone, so that there is a NUL.
+        let text = |text: &[c_char]| unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
         Ok(DeviceInfo {
             ordinal,
-            // SAFETY: zeroed, and the driver leaves the last byte alone, so that there is a NUL.
-            name: unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned(),
+            name: text(&name),
+            pci_bus_id: text(&bus_id),
             capability: (
                 attribute(ffi::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 attribute(ffi::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -168,6 +171,8 @@ pub struct DeviceInfo {
     pub ordinal: usize,
     /// As the driver calls it: `NVIDIA H200`.
     pub name: String,
+    /// Where it is: `0000:3b:00.0`.
+    pub pci_bus_id: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
     /// Memory in bytes.

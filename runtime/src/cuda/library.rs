@@ -200,6 +200,7 @@ macro_rules! foreign_functions {
         #[allow(non_snake_case, missing_docs)]
         $vis struct $Table {
             /// What the functions were taken from.
+            #[allow(dead_code)]
             pub library: $crate::cuda::library::Library,
             $(pub $name: unsafe extern "C" fn($($arg: $ty),*) $(-> $ret)?,)*
         }

@@ -9,8 +9,13 @@
 //!
 //! Must not know: plans, sessions, operators.
 
+pub mod cublaslt;
+pub mod cusparselt;
 pub mod driver;
+mod dtype;
 mod error;
 pub mod library;
+pub mod nvml;
 
+pub use dtype::m_bucket;
 pub use error::CudaError;

@@ -75,6 +75,7 @@ crate::foreign_functions! {
         fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult;
         fn cuDeviceGetCount(count: *mut c_int) -> CUresult;
         fn cuDeviceGetName(name: *mut c_char, len: c_int, device: CUdevice) -> CUresult;
+        fn cuDeviceGetPCIBusId(text: *mut c_char, len: c_int, device: CUdevice) -> CUresult;
         fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice) -> CUresult;
         fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: CUdevice) -> CUresult;
 
