@@ -25,7 +25,7 @@ enum Task {
     Demo,
     /// Format, lints and all tests.
     Test,
-    /// Fetch the models and test data that tests and benchmarks use, into .cache/.
+    /// Fetch the models, test data and compilers that tests and benchmarks use, into .cache/.
     Fetch,
     /// CPU benchmark: our plans and ONNX Runtime, interleaved.
     Bench(bench::Options),

