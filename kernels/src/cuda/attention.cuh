@@ -14,7 +14,7 @@ namespace slide {
 /// Few blocks and keys (one sentence): one query warp, four key warps, one stage. Much work: four query warps, one key warp, two stages.
 template <int D_, int E_, int QUERY_WARPS_, int KEY_WARPS_, int ROW_TILES_, int KEY_TILE_, int STAGES_> struct AttentionTile {
     static_assert(D_ % 8 == 0 && E_ % 8 == 0, "rows of a head are copied 16 bytes at a time");
-    static_assert(D_ >= 8 && D_ <= 256 && E_ >= 8 && E_ <= 256, "queries and sums stay in registers");
+    static_assert(D_ >= 8 && D_ <= 256 && E_ >= 8 && E_ <= 256, "the sums stay in registers, the tiles in shared memory");
     static_assert(KEY_TILE_ % 16 == 0, "probabilities are multiplied with 16 values at a time");
     static_assert(STAGES_ == 1 || STAGES_ == 2, "a tile is computed on while at most one more is on its way");
 
@@ -35,12 +35,17 @@ template <int D_, int E_, int QUERY_WARPS_, int KEY_WARPS_, int ROW_TILES_, int 
     static constexpr int VALUES_AT = KEYS * KEY_ROW;
     static constexpr int STAGE_BYTES = KEYS * (KEY_ROW + VALUE_ROW);
 
+    /// Queries that would take too many registers beside the sums are read from shared memory each time.
+    static constexpr bool QUERIES_IN_SHARED = ROW_TILES * D_STEPS > 8;
+    static constexpr int QUERIES_AT = STAGES * STAGE_BYTES;
+    static constexpr int TILE_BYTES = QUERIES_AT + (QUERIES_IN_SHARED ? QUERIES * KEY_ROW : 0);
+
     // Partial results of the key warps, in f32: each row's sums, then its maximum and denominator. The 8 spread rows over the banks.
     static constexpr int PARTIAL_ROW = 16 * E_STEPS + 8, PARTIAL_MAX = 16 * E_STEPS, PARTIAL_SUM = PARTIAL_MAX + 1;
     static constexpr int MERGE_BYTES = KEY_WARPS == 1 ? 0 : 4 * KEY_WARPS * QUERIES * PARTIAL_ROW;
 
     /// Dynamic shared memory of a block; aligned to 16 bytes.
-    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES > MERGE_BYTES ? STAGES * STAGE_BYTES : MERGE_BYTES;
+    static constexpr int SHARED_BYTES = TILE_BYTES > MERGE_BYTES ? TILE_BYTES : MERGE_BYTES;
 };
 
 namespace attention_parts {
@@ -80,12 +85,29 @@ __device__ __forceinline__ void copy_rows(unsigned to, const T* from, long long 
 /// The state of one warp: its queries, and the maxima, denominators and unnormalised sums of its rows. Of each 16-row tile a lane
 /// holds rows lane / 4 and lane / 4 + 8.
 template <class Tile, class T> struct WarpState {
-    unsigned query[Tile::ROW_TILES][Tile::D_STEPS][4];
+    unsigned query[Tile::ROW_TILES][Tile::QUERIES_IN_SHARED ? 1 : Tile::D_STEPS][4];
     float sums[Tile::ROW_TILES][2 * Tile::E_STEPS][4];
     float max[Tile::ROW_TILES][2];
     float denominator[Tile::ROW_TILES][2];
 
-    __device__ __forceinline__ WarpState(const T* queries, long long stride, int first, int tokens) {
+    __device__ __forceinline__ WarpState() {
+#pragma unroll
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                max[r][half] = LOWEST;
+                denominator[r][half] = 0.0f;
+            }
+#pragma unroll
+            for (int n = 0; n < 2 * Tile::E_STEPS; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[r][n][i] = 0.0f;
+            }
+        }
+    }
+
+    /// Reads the warp's queries from memory into registers.
+    __device__ __forceinline__ void read_queries(const T* queries, long long stride, int first, int tokens) {
         int lane = threadIdx.x % 32;
 #pragma unroll
         for (int r = 0; r < Tile::ROW_TILES; ++r) {
@@ -100,38 +122,42 @@ template <class Tile, class T> struct WarpState {
                     bool exists = Tile::D % 16 == 0 || k + 1 < Tile::D_STEPS;
                     query[r][k][half + 2] = exists ? *reinterpret_cast<const unsigned*>(from + 16 * k + 8) : 0;
                 }
-                max[r][half] = LOWEST;
-                denominator[r][half] = 0.0f;
-            }
-#pragma unroll
-            for (int n = 0; n < 2 * Tile::E_STEPS; ++n) {
-#pragma unroll
-                for (int i = 0; i < 4; ++i) sums[r][n][i] = 0.0f;
             }
         }
     }
 
     using Scores = float[Tile::ROW_TILES][Tile::KEY_TILE / 8][4];
 
-    /// scores = queries · keysᵀ.
-    __device__ __forceinline__ void multiply_keys(Scores& scores, unsigned keys) const {
+    /// scores = queries · keysᵀ, both from shared memory or the queries from registers.
+    __device__ __forceinline__ void multiply_keys(Scores& scores, unsigned keys, unsigned queries) {
         int lane = threadIdx.x % 32;
-        unsigned address = keys + (lane / 16 * 8 + lane % 8) * Tile::KEY_ROW + lane / 8 % 2 * CHUNK_BYTES;
+        unsigned key_address = keys + (lane / 16 * 8 + lane % 8) * Tile::KEY_ROW + lane / 8 % 2 * CHUNK_BYTES;
+        unsigned query_address = queries + lane % 16 * Tile::KEY_ROW + lane / 16 * CHUNK_BYTES;
 #pragma unroll
-        for (int n = 0; n < Tile::KEY_TILE / 16; ++n) {
+        for (int r = 0; r < Tile::ROW_TILES; ++r) {
 #pragma unroll
-            for (int r = 0; r < Tile::ROW_TILES; ++r) {
+            for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) scores[r][2 * n][i] = scores[r][2 * n + 1][i] = 0.0f;
+                for (int i = 0; i < 4; ++i) scores[r][n][i] = 0.0f;
             }
+        }
 #pragma unroll
-            for (int k = 0; k < Tile::D_STEPS; ++k) {
-                unsigned b[4];
-                load_matrices(b, address + n * 16 * Tile::KEY_ROW + k * 2 * CHUNK_BYTES);
+        for (int k = 0; k < Tile::D_STEPS; ++k) {
+            const int held = Tile::QUERIES_IN_SHARED ? 0 : k;
+            if constexpr (Tile::QUERIES_IN_SHARED) {
 #pragma unroll
                 for (int r = 0; r < Tile::ROW_TILES; ++r) {
-                    TensorCore<T>::multiply(scores[r][2 * n], query[r][k], b[0], b[1]);
-                    TensorCore<T>::multiply(scores[r][2 * n + 1], query[r][k], b[2], b[3]);
+                    load_matrices(query[r][0], query_address + r * 16 * Tile::KEY_ROW + k * 2 * CHUNK_BYTES);
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < Tile::KEY_TILE / 16; ++n) {
+                unsigned b[4];
+                load_matrices(b, key_address + n * 16 * Tile::KEY_ROW + k * 2 * CHUNK_BYTES);
+#pragma unroll
+                for (int r = 0; r < Tile::ROW_TILES; ++r) {
+                    TensorCore<T>::multiply(scores[r][2 * n], query[r][held], b[0], b[1]);
+                    TensorCore<T>::multiply(scores[r][2 * n + 1], query[r][held], b[2], b[3]);
                 }
             }
         }
@@ -254,10 +280,18 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
             stage + Tile::VALUES_AT, values, arguments.value.row_stride, step * Tile::KEYS, arguments.total);
         commit_copies();
     };
-    if (steps > 0) start_copy(0);
-
     const T* queries = arguments.query.data + block.batch * arguments.query.batch_stride + block.head * Tile::D;
-    WarpState<Tile, T> state(queries, arguments.query.row_stride, first_query, arguments.tokens);
+    const unsigned warp_queries = stages + Tile::QUERIES_AT + query_warp * 16 * Tile::ROW_TILES * Tile::KEY_ROW;
+    if (steps > 0) {
+        if constexpr (Tile::QUERIES_IN_SHARED) {
+            // With the first tile's copies. Rows past the end are zeros and are not stored.
+            copy_rows<Tile::QUERIES, Tile::D, Tile::KEY_CHUNKS, Tile::KEY_ROW, Tile::THREADS>(
+                stages + Tile::QUERIES_AT, queries, arguments.query.row_stride, block_query, arguments.tokens);
+        }
+        start_copy(0);
+    }
+    WarpState<Tile, T> state;
+    if constexpr (!Tile::QUERIES_IN_SHARED) state.read_queries(queries, arguments.query.row_stride, first_query, arguments.tokens);
 
     for (int step = 0; step < steps; ++step) {
         const int first_key = step * Tile::KEYS + key_warp * Tile::KEY_TILE;
@@ -275,7 +309,7 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
 
         const unsigned stage = stages + (Tile::STAGES == 1 ? 0 : step % 2 * Tile::STAGE_BYTES);
         typename WarpState<Tile, T>::Scores scores;
-        state.multiply_keys(scores, stage + key_warp * Tile::KEY_TILE * Tile::KEY_ROW);
+        state.multiply_keys(scores, stage + key_warp * Tile::KEY_TILE * Tile::KEY_ROW, warp_queries);
 
         const int last_key = first_key + Tile::KEY_TILE - 1;
         const bool all_seen = sees<VISIBILITY>(arguments, first_query, last_key);
