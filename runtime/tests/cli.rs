@@ -9,7 +9,7 @@ use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::op::gemm::MatMul;
 use sliderun::plan::PlanWriter;
-use sliderun::plan::manifest::{Manifest, Output as PlanOutput, Provenance, Step, Storage, SymbolRange, Value, ValueId};
+use sliderun::plan::manifest::{Manifest, Output as PlanOutput, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId};
 use sliderun::tensor::Tensor;
 use sliderun::tool::npy;
 
@@ -27,22 +27,25 @@ fn write_plan(folder: &Path) -> PathBuf {
     let manifest = Manifest {
         provenance: Provenance { producer: "slidec test".into(), ..Provenance::default() },
         symbols: vec![SymbolRange { name: "batch".into(), min: 1, max: 8 }],
-        values: vec![
-            value("x", "batch", Storage::Input),
-            value("w", "2", Storage::Constant(w)),
-            value("a/y", "batch", Storage::Computed),
-        ],
-        inputs: vec![ValueId(0)],
-        outputs: vec![PlanOutput { name: "a/y".into(), value: ValueId(2) }],
-        steps: vec![Step {
-            name: "product".into(),
-            op: MatMul::default().into(),
-            inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
-            outputs: vec![ValueId(2)],
-            origin: vec!["product".into()],
-        }],
+        program: Program {
+            values: vec![
+                value("x", "batch", Storage::Input),
+                value("w", "2", Storage::Constant(w)),
+                value("a/y", "batch", Storage::Computed),
+            ],
+            inputs: vec![ValueId(0)],
+            outputs: vec![PlanOutput { name: "a/y".into(), value: ValueId(2) }],
+            steps: vec![Step {
+                name: "product".into(),
+                op: MatMul::default().into(),
+                inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
+                outputs: vec![ValueId(2)],
+                origin: vec!["product".into()],
+            }],
+        },
         blobs: Vec::new(),
         verdicts: Vec::new(),
+        cuda: None,
     };
     writer.finish(manifest, &path).unwrap();
     path

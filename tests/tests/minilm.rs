@@ -104,7 +104,7 @@ fn every_weight_is_rewritten() {
         let plan = plan(&model, &options(sparsity, precision));
         let manifest = plan.manifest();
         assert_eq!(manifest.verdicts.iter().filter(|v| v.chosen == chosen).count(), WEIGHTS, "{chosen}");
-        let count = |wanted: fn(&Op) -> bool| manifest.steps.iter().filter(|s| wanted(&s.op)).count();
+        let count = |wanted: fn(&Op) -> bool| manifest.program.steps.iter().filter(|s| wanted(&s.op)).count();
         // Q, K and V are one product; what reads one activation shares its lift.
         let products = count(|op| matches!(op, Op::SparseGemm(_) | Op::DenseGemm(_)));
         assert_eq!((products, count(|op| matches!(op, Op::QuantLift(_)))), (WEIGHTS - 6, WEIGHTS - 6), "{chosen}");

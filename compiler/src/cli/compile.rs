@@ -187,7 +187,7 @@ fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
         report.plan.path,
         bytes(report.plan.bytes),
         bytes(report.model.bytes),
-        compiled.manifest.steps.len(),
+        compiled.manifest.program.steps.len(),
         report.verdicts.len(),
         output::duration(std::time::Duration::from_secs_f64(report.seconds)),
     )?;

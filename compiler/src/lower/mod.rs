@@ -10,7 +10,7 @@ mod refusal;
 
 use sliderun::op::Op;
 use sliderun::plan::PlanWriter;
-use sliderun::plan::manifest::{Manifest, Output, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
+use sliderun::plan::manifest::{Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
@@ -158,12 +158,10 @@ impl<'g> Emitter<'g> {
             manifest: Manifest {
                 provenance,
                 symbols,
-                values: self.values,
-                inputs: self.inputs,
-                outputs: self.outputs,
-                steps: self.steps,
+                program: Program { values: self.values, inputs: self.inputs, outputs: self.outputs, steps: self.steps },
                 blobs: Vec::new(),
                 verdicts,
+                cuda: None,
             },
             writer: self.writer,
         }

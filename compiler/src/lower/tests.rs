@@ -64,10 +64,10 @@ fn dead_constants_stay_behind_and_equal_ones_share_a_blob() {
         g.outputs.push(GraphOutput { name: name.into(), value });
     }
     let lowered = lower(&g, Provenance::default(), Vec::new()).unwrap();
-    let names: Vec<&str> = lowered.manifest.steps.iter().map(|s| s.name.as_str()).collect();
+    let names: Vec<&str> = lowered.manifest.program.steps.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["mm", "mm.1"], "step names are unique");
     let of_outputs: Vec<Storage> =
-        lowered.manifest.outputs.iter().map(|o| lowered.manifest.values[o.value.0 as usize].storage).collect();
+        lowered.manifest.program.outputs.iter().map(|o| lowered.manifest.program.values[o.value.0 as usize].storage).collect();
     assert!(matches!(of_outputs[..], [Storage::Computed, Storage::Input, Storage::Constant(_)]));
     let plan = Plan::from_bytes(lowered.writer.to_bytes(lowered.manifest).unwrap()).unwrap();
     assert_eq!(plan.manifest().blobs.len(), 1);

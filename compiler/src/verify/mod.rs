@@ -67,15 +67,15 @@ impl Verification {
 
 /// The model's names of the tensors worth comparing: graph outputs, and what matrix products and convolutions give.
 pub fn observed(manifest: &Manifest) -> BTreeSet<String> {
-    let mut out: BTreeSet<String> = manifest.outputs.iter().map(|o| o.name.clone()).collect();
+    let mut out: BTreeSet<String> = manifest.program.outputs.iter().map(|o| o.name.clone()).collect();
     out.extend(layers(manifest));
     out
 }
 
 /// The results of matrix products and convolutions that stand for tensors of the model.
 fn layers(manifest: &Manifest) -> BTreeSet<String> {
-    let products = manifest.steps.iter().filter(|s| is_product(&s.op)).flat_map(|s| &s.outputs);
-    let value = |id: &ValueId| manifest.values.get(id.0 as usize);
+    let products = manifest.program.steps.iter().filter(|s| is_product(&s.op)).flat_map(|s| &s.outputs);
+    let value = |id: &ValueId| manifest.program.values.get(id.0 as usize);
     let mut out: BTreeSet<String> = products.filter_map(value).filter(|v| v.from_model).map(|v| v.name.clone()).collect();
     // Those of merged products are cut out of a common one, by steps that are no products.
     out.extend(manifest.verdicts.iter().map(|v| v.output.clone()));

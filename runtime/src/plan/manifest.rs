@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cuda::CudaPlan;
 use crate::op::{Op, TensorType};
 
-/// Index into [`Manifest::values`].
+/// Index into [`Program::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ValueId(pub u32);
@@ -21,7 +22,21 @@ pub struct Manifest {
     pub provenance: Provenance,
     /// The symbols that extents mention, with the values they may have.
     pub symbols: Vec<SymbolRange>,
-    /// Every tensor that the plan mentions.
+    /// What the CPU runs.
+    pub program: Program,
+    /// The constant data.
+    pub blobs: Vec<Blob>,
+    /// What the compiler decided for each matrix product.
+    pub verdicts: Vec<Verdict>,
+    /// What NVIDIA GPUs run, where the plan was compiled for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<CudaPlan>,
+}
+
+/// Values and the steps that compute them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Every tensor that the program mentions.
     pub values: Vec<Value>,
     /// Graph inputs in the model's order; each is a value with [`Storage::Input`].
     pub inputs: Vec<ValueId>,
@@ -29,10 +44,6 @@ pub struct Manifest {
     pub outputs: Vec<Output>,
     /// The steps in the order they run.
     pub steps: Vec<Step>,
-    /// The constant data.
-    pub blobs: Vec<Blob>,
-    /// What the compiler decided for each matrix product.
-    pub verdicts: Vec<Verdict>,
 }
 
 /// Where a plan comes from.

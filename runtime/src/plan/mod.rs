@@ -4,6 +4,7 @@
 
 mod architecture;
 pub mod arena;
+pub mod cuda;
 mod error;
 mod file;
 pub mod manifest;

@@ -136,6 +136,9 @@ impl Plan {
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("size", &self.size()).field("steps", &self.manifest.steps.len()).finish_non_exhaustive()
+        f.debug_struct("Plan")
+            .field("size", &self.size())
+            .field("steps", &self.manifest.program.steps.len())
+            .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::manifest::{BlobId, Manifest, Output, Provenance, Step, Storage, SymbolRange, Value, ValueId};
+use super::manifest::{BlobId, Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId};
 use super::writer::encode_manifest;
 use super::{Plan, PlanError, PlanWriter};
 use crate::dim::Dim;
@@ -45,20 +45,23 @@ pub(crate) fn two_products() -> (PlanWriter<'static>, Manifest) {
             options: vec!["--threads 2".into()],
         },
         symbols: vec![range("batch", 8), range("seq", 512)],
-        values: vec![
-            value("x", f32, &["batch", "4"], Storage::Input),
-            value("w1", f32, &["4", "3"], Storage::Constant(w1)),
-            value("y", f32, &["batch", "3"], Storage::Computed),
-            value("flat", f32, &["3*batch"], Storage::Alias(ValueId(2))),
-            value("w2", f32, &["3", "2"], Storage::Constant(w2)),
-            value("z", f32, &["batch", "2"], Storage::Computed),
-            value("ids", DType::I64, &["batch", "seq"], Storage::Input),
-        ],
-        inputs: vec![ValueId(0), ValueId(6)],
-        outputs: vec![Output { name: "z".into(), value: ValueId(5) }, Output { name: "first".into(), value: ValueId(3) }],
-        steps: vec![step("first", MatMul::default(), &[0, 1], &[2]), step("second", MatMul::default(), &[2, 4], &[5])],
+        program: Program {
+            values: vec![
+                value("x", f32, &["batch", "4"], Storage::Input),
+                value("w1", f32, &["4", "3"], Storage::Constant(w1)),
+                value("y", f32, &["batch", "3"], Storage::Computed),
+                value("flat", f32, &["3*batch"], Storage::Alias(ValueId(2))),
+                value("w2", f32, &["3", "2"], Storage::Constant(w2)),
+                value("z", f32, &["batch", "2"], Storage::Computed),
+                value("ids", DType::I64, &["batch", "seq"], Storage::Input),
+            ],
+            inputs: vec![ValueId(0), ValueId(6)],
+            outputs: vec![Output { name: "z".into(), value: ValueId(5) }, Output { name: "first".into(), value: ValueId(3) }],
+            steps: vec![step("first", MatMul::default(), &[0, 1], &[2]), step("second", MatMul::default(), &[2, 4], &[5])],
+        },
         blobs: Vec::new(),
         verdicts: Vec::new(),
+        cuda: None,
     };
     (writer, manifest)
 }
@@ -120,7 +123,7 @@ fn a_failed_write_leaves_what_was_there() {
     let path = folder.path().join("m.slide");
     std::fs::write(&path, "before").unwrap();
     let (writer, mut manifest) = two_products();
-    manifest.steps.clear();
+    manifest.program.steps.clear();
     assert!(writer.finish(manifest, &path).is_err());
     let failed = crate::atomic_file::write_atomically(&path, |out| {
         std::io::Write::write_all(out, b"half")?;
@@ -180,30 +183,30 @@ fn manifests_that_make_no_sense() {
         (|m| m.symbols[1].name = "a b".into(), "not a name"),
         (|m| m.symbols[1].name = "7".into(), "not a name"),
         (|m| m.symbols[1].name = "s".into(), "symbol 'seq' is not declared"),
-        (|m| m.values[2].ty.shape[0] = dim("h"), "symbol 'h' is not declared"),
-        (|m| m.values[2].ty.shape[0] = dim("-3"), "negative extent"),
-        (|m| m.values[2].ty.shape = vec![1.into(); 65], "has 65 axes"),
-        (|m| m.values[2].name = "x".into(), "another value has the same name"),
-        (|m| m.values[1].storage = Storage::Constant(BlobId(2)), "there is no blob 2"),
-        (|m| m.values[1].ty.shape[0] = dim("5"), "48 bytes, which is not what f32[5, 3] needs"),
-        (|m| m.values[1].ty.shape[0] = dim("batch"), "which is not what f32[batch, 3] needs"),
-        (|m| m.values[3].storage = Storage::Alias(ValueId(3)), "does not come before it"),
-        (|m| m.values[3].storage = Storage::Alias(ValueId(99)), "does not come before it"),
-        (|m| m.values[3].ty.dtype = DType::I32, "cannot be an alias of 'y'"),
-        (|m| m.values[0].storage = Storage::Computed, "input 'x': it is not stored as an input"),
-        (|m| m.inputs[0] = ValueId(7), "there is no value 7"),
-        (|m| m.inputs[0] = ValueId(6), "listed twice"),
-        (|m| m.inputs.truncate(1), "stored as an input but not listed"),
-        (|m| m.steps.swap(0, 1), "step 'second': it reads 'y' before that is written"),
-        (|m| m.steps[1].name = "first".into(), "another step has the same name"),
-        (|m| m.steps[1].inputs[0] = Some(ValueId(7)), "there is no value 7"),
-        (|m| m.steps[1].outputs.clear(), "it has no output"),
-        (|m| m.steps[1].outputs[0] = ValueId(9), "there is no value 9"),
-        (|m| m.steps[1].outputs[0] = ValueId(1), "it writes 'w1', which is not a computed value"),
-        (|m| m.steps[1].outputs[0] = ValueId(2), "which is already written"),
-        (|m| m.steps.truncate(1), "value 'z': no step writes it"),
-        (|m| m.outputs[0].value = ValueId(8), "there is no value 8"),
-        (|m| m.outputs[0].name = "first".into(), "another output has the same name"),
+        (|m| m.program.values[2].ty.shape[0] = dim("h"), "symbol 'h' is not declared"),
+        (|m| m.program.values[2].ty.shape[0] = dim("-3"), "negative extent"),
+        (|m| m.program.values[2].ty.shape = vec![1.into(); 65], "has 65 axes"),
+        (|m| m.program.values[2].name = "x".into(), "another value has the same name"),
+        (|m| m.program.values[1].storage = Storage::Constant(BlobId(2)), "there is no blob 2"),
+        (|m| m.program.values[1].ty.shape[0] = dim("5"), "48 bytes, which is not what f32[5, 3] needs"),
+        (|m| m.program.values[1].ty.shape[0] = dim("batch"), "which is not what f32[batch, 3] needs"),
+        (|m| m.program.values[3].storage = Storage::Alias(ValueId(3)), "does not come before it"),
+        (|m| m.program.values[3].storage = Storage::Alias(ValueId(99)), "does not come before it"),
+        (|m| m.program.values[3].ty.dtype = DType::I32, "cannot be an alias of 'y'"),
+        (|m| m.program.values[0].storage = Storage::Computed, "input 'x': it is not stored as an input"),
+        (|m| m.program.inputs[0] = ValueId(7), "there is no value 7"),
+        (|m| m.program.inputs[0] = ValueId(6), "listed twice"),
+        (|m| m.program.inputs.truncate(1), "stored as an input but not listed"),
+        (|m| m.program.steps.swap(0, 1), "step 'second': it reads 'y' before that is written"),
+        (|m| m.program.steps[1].name = "first".into(), "another step has the same name"),
+        (|m| m.program.steps[1].inputs[0] = Some(ValueId(7)), "there is no value 7"),
+        (|m| m.program.steps[1].outputs.clear(), "it has no output"),
+        (|m| m.program.steps[1].outputs[0] = ValueId(9), "there is no value 9"),
+        (|m| m.program.steps[1].outputs[0] = ValueId(1), "it writes 'w1', which is not a computed value"),
+        (|m| m.program.steps[1].outputs[0] = ValueId(2), "which is already written"),
+        (|m| m.program.steps.truncate(1), "value 'z': no step writes it"),
+        (|m| m.program.outputs[0].value = ValueId(8), "there is no value 8"),
+        (|m| m.program.outputs[0].name = "first".into(), "another output has the same name"),
         (|m| m.blobs[0].offset = 255, "not aligned"),
         (|m| m.blobs[0].offset = 0, "outside the data section"),
         (|m| m.blobs[0].len = u64::MAX, "outside the data section"),

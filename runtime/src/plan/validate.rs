@@ -6,26 +6,89 @@
 use std::collections::BTreeSet;
 
 use super::PlanError;
+use super::cuda::{Argument, CudaPlan, Work};
 use super::file::{BLOB_ALIGN, HEADER_LEN};
-use super::manifest::{BlobId, Manifest, Storage, ValueId};
+use super::manifest::{Blob, BlobId, Manifest, Program, Storage, ValueId};
 use crate::dim::Dim;
 use crate::op::{Semantics, TensorType};
 use crate::tensor::checked_elements;
 
 /// Most axes that a value may have.
 const MAX_RANK: usize = 64;
+/// Most threads of a block that any device has.
+const MAX_THREADS: u32 = 1024;
 
 /// Checks a manifest whose blobs lie before `data_end`.
 pub(super) fn validate(manifest: &Manifest, data_end: u64) -> Result<(), PlanError> {
-    check_count("values", manifest.values.len())?;
-    check_count("steps", manifest.steps.len())?;
     check_count("blobs", manifest.blobs.len())?;
     check_blobs(manifest, data_end)?;
-    check_inputs(manifest)?;
+    check_inputs(&manifest.program)?;
     let symbols = check_symbols(manifest)?;
-    check_values(manifest, &symbols)?;
-    let known = check_steps(manifest, &symbols)?;
-    check_outputs(manifest, &known)
+    check_program(&manifest.program, &manifest.blobs, &symbols)?;
+    if let Some(cuda) = &manifest.cuda {
+        check_inputs(&cuda.program)?;
+        check_program(&cuda.program, &manifest.blobs, &symbols)?;
+        check_cuda(manifest, cuda, &symbols)?;
+    }
+    Ok(())
+}
+
+/// Checks what [`check_inputs`] does not.
+fn check_program(program: &Program, blobs: &[Blob], symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    check_count("values", program.values.len())?;
+    check_count("steps", program.steps.len())?;
+    check_values(program, blobs, symbols)?;
+    let known = check_steps(program, symbols)?;
+    check_outputs(program, &known)
+}
+
+/// Checks that the CUDA program is called as the CPU's is, and that its launches do all of its steps.
+fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    let fail = |place: String, reason: String| Err(PlanError::invalid(place, reason));
+    let ports = |p: &Program| {
+        let value = |id: ValueId| p.values[id.0 as usize].clone();
+        let inputs = p.inputs.iter().map(|id| (value(*id).name, value(*id).ty));
+        let outputs = p.outputs.iter().map(|o| (o.name.clone(), value(o.value).ty));
+        inputs.chain(outputs).collect::<Vec<_>>()
+    };
+    if ports(&manifest.program) != ports(&cuda.program) {
+        return fail("CUDA program".into(), "its inputs and outputs are not those of the CPU's program".into());
+    }
+    for module in &cuda.modules {
+        if module.cubin.0 as usize >= manifest.blobs.len() {
+            return fail(format!("module {}", module.architecture), format!("there is no blob {}", module.cubin.0));
+        }
+    }
+    let mut done = 0usize;
+    for (i, launch) in cuda.launches.iter().enumerate() {
+        let place = format!("launch {i}");
+        let steps = launch.steps as usize;
+        done = done.saturating_add(steps);
+        if steps == 0 || done > cuda.program.steps.len() {
+            return fail(place, format!("it does {steps} steps"));
+        }
+        match &launch.work {
+            Work::Product if steps > 1 => return fail(place, "a product by a library is one step".into()),
+            Work::Product => {}
+            Work::Kernel(kernel) => {
+                if kernel.threads == 0 || kernel.threads > MAX_THREADS {
+                    return fail(place, format!("blocks of {} threads", kernel.threads));
+                }
+                check_extents(&place, [&kernel.blocks], symbols)?;
+                for argument in &kernel.arguments {
+                    match argument {
+                        Argument::Integer(d) => check_extents(&place, [d], symbols)?,
+                        Argument::Value(id) if (id.0 as usize) < cuda.program.values.len() => {}
+                        Argument::Value(id) => return fail(place, format!("there is no value {}", id.0)),
+                    }
+                }
+            }
+        }
+    }
+    if done != cuda.program.steps.len() {
+        return fail("launches".into(), format!("they do {done} of {} steps", cuda.program.steps.len()));
+    }
+    Ok(())
 }
 
 fn check_count(what: &str, count: usize) -> Result<(), PlanError> {
@@ -64,8 +127,8 @@ fn check_symbols(manifest: &Manifest) -> Result<BTreeSet<String>, PlanError> {
         }
     }
     let mut given = BTreeSet::new();
-    for id in &manifest.inputs {
-        if let Some(value) = manifest.values.get(id.0 as usize) {
+    for id in &manifest.program.inputs {
+        if let Some(value) = manifest.program.values.get(id.0 as usize) {
             value.ty.shape.iter().for_each(|d| d.symbols(&mut given));
         }
     }
@@ -89,9 +152,9 @@ fn concrete_bytes(ty: &TensorType) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
-fn check_values(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+fn check_values(program: &Program, blobs: &[Blob], symbols: &BTreeSet<String>) -> Result<(), PlanError> {
     let mut names = BTreeSet::new();
-    for (i, value) in manifest.values.iter().enumerate() {
+    for (i, value) in program.values.iter().enumerate() {
         let place = format!("value '{}'", value.name);
         let fail = |reason: String| Err(PlanError::invalid(place.clone(), reason));
         if !names.insert(&value.name) {
@@ -107,7 +170,7 @@ fn check_values(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<(), P
         match value.storage {
             Storage::Input | Storage::Computed => {}
             Storage::Constant(BlobId(id)) => {
-                let Some(blob) = manifest.blobs.get(id as usize) else {
+                let Some(blob) = blobs.get(id as usize) else {
                     return fail(format!("there is no blob {id}"));
                 };
                 if concrete_bytes(&value.ty) != Some(blob.len) {
@@ -115,7 +178,7 @@ fn check_values(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<(), P
                 }
             }
             Storage::Alias(ValueId(of)) => {
-                let Some(target) = manifest.values[..i].get(of as usize) else {
+                let Some(target) = program.values[..i].get(of as usize) else {
                     return fail(format!("it is an alias of value {of}, which does not come before it"));
                 };
                 let (a, b) = (value.ty.elements(), target.ty.elements());
@@ -129,10 +192,10 @@ fn check_values(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<(), P
     Ok(())
 }
 
-fn check_inputs(manifest: &Manifest) -> Result<(), PlanError> {
+fn check_inputs(program: &Program) -> Result<(), PlanError> {
     let mut listed = BTreeSet::new();
-    for id in &manifest.inputs {
-        match manifest.values.get(id.0 as usize) {
+    for id in &program.inputs {
+        match program.values.get(id.0 as usize) {
             Some(value) if value.storage == Storage::Input => {}
             Some(value) => return Err(PlanError::invalid(format!("input '{}'", value.name), "it is not stored as an input")),
             None => return Err(PlanError::invalid("inputs", format!("there is no value {}", id.0))),
@@ -141,7 +204,7 @@ fn check_inputs(manifest: &Manifest) -> Result<(), PlanError> {
             return Err(PlanError::invalid("inputs", format!("value {} is listed twice", id.0)));
         }
     }
-    let stored = manifest.values.iter().enumerate().filter(|(_, v)| v.storage == Storage::Input);
+    let stored = program.values.iter().enumerate().filter(|(_, v)| v.storage == Storage::Input);
     for (i, value) in stored {
         if !listed.iter().any(|id| id.0 as usize == i) {
             return Err(PlanError::invalid(format!("value '{}'", value.name), "it is stored as an input but not listed as one"));
@@ -157,17 +220,16 @@ struct Available {
 }
 
 impl Available {
-    fn new(manifest: &Manifest) -> Self {
-        let mut root = Vec::with_capacity(manifest.values.len());
-        for (i, value) in manifest.values.iter().enumerate() {
+    fn new(program: &Program) -> Self {
+        let mut root = Vec::with_capacity(program.values.len());
+        for (i, value) in program.values.iter().enumerate() {
             root.push(match value.storage {
                 // Aliases point backwards: the target's root is known.
                 Storage::Alias(of) => root[of.0 as usize],
                 _ => i,
             });
         }
-        let ready =
-            manifest.values.iter().map(|v| matches!(v.storage, Storage::Input | Storage::Constant(_))).collect::<Vec<_>>();
+        let ready = program.values.iter().map(|v| matches!(v.storage, Storage::Input | Storage::Constant(_))).collect::<Vec<_>>();
         Available { root, ready }
     }
 
@@ -176,10 +238,10 @@ impl Available {
     }
 }
 
-fn check_steps(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<Available, PlanError> {
-    let mut known = Available::new(manifest);
+fn check_steps(program: &Program, symbols: &BTreeSet<String>) -> Result<Available, PlanError> {
+    let mut known = Available::new(program);
     let mut names = BTreeSet::new();
-    for step in &manifest.steps {
+    for step in &program.steps {
         let place = format!("step '{}'", step.name);
         let fail = |reason: String| Err(PlanError::invalid(place.clone(), reason));
         if !names.insert(&step.name) {
@@ -195,7 +257,7 @@ fn check_steps(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<Availa
             match known.has(*id) {
                 Some(true) => {}
                 Some(false) => {
-                    return fail(format!("it reads '{}' before that is written", manifest.values[id.0 as usize].name));
+                    return fail(format!("it reads '{}' before that is written", program.values[id.0 as usize].name));
                 }
                 None => return fail(format!("there is no value {}", id.0)),
             }
@@ -205,7 +267,7 @@ fn check_steps(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<Availa
         }
         for id in &step.outputs {
             let index = id.0 as usize;
-            let Some(value) = manifest.values.get(index) else {
+            let Some(value) = program.values.get(index) else {
                 return fail(format!("there is no value {}", id.0));
             };
             if value.storage != Storage::Computed {
@@ -216,15 +278,15 @@ fn check_steps(manifest: &Manifest, symbols: &BTreeSet<String>) -> Result<Availa
             }
         }
     }
-    match (0..manifest.values.len()).find(|&i| !known.ready[known.root[i]]) {
-        Some(i) => Err(PlanError::invalid(format!("value '{}'", manifest.values[i].name), "no step writes it")),
+    match (0..program.values.len()).find(|&i| !known.ready[known.root[i]]) {
+        Some(i) => Err(PlanError::invalid(format!("value '{}'", program.values[i].name), "no step writes it")),
         None => Ok(known),
     }
 }
 
-fn check_outputs(manifest: &Manifest, known: &Available) -> Result<(), PlanError> {
+fn check_outputs(program: &Program, known: &Available) -> Result<(), PlanError> {
     let mut names = BTreeSet::new();
-    for output in &manifest.outputs {
+    for output in &program.outputs {
         let place = format!("output '{}'", output.name);
         if known.has(output.value) != Some(true) {
             return Err(PlanError::invalid(place, format!("there is no value {}", output.value.0)));

@@ -22,7 +22,7 @@ use crate::op::resize::{Coordinates, Interpolation, NearestRounding, Resize};
 use crate::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
 use crate::op::{InputTypes, Op, Semantics, TensorType, for_each_op};
 use crate::plan::PlanWriter;
-use crate::plan::manifest::{Manifest, Output, Storage, SymbolRange, ValueId};
+use crate::plan::manifest::{Manifest, Output, Program, Storage, SymbolRange, ValueId};
 use crate::plan::tests::{dim, step, two_products, value, with_manifest};
 use crate::sparse::KLayout;
 
@@ -146,10 +146,12 @@ fn plan_of(op: &Op, operands: &str, constants: bool) -> (PlanWriter<'static>, Ma
     let produced: Vec<u32> = (first..end).collect();
     let manifest = Manifest {
         symbols: vec![symbol("n"), symbol("m")],
-        values,
-        inputs,
-        outputs: produced.iter().map(|&v| Output { name: format!("y{v}"), value: ValueId(v) }).collect(),
-        steps: vec![step("step", op.clone(), &operands, &produced)],
+        program: Program {
+            values,
+            inputs,
+            outputs: produced.iter().map(|&v| Output { name: format!("y{v}"), value: ValueId(v) }).collect(),
+            steps: vec![step("step", op.clone(), &operands, &produced)],
+        },
         ..two_products().1
     };
     (writer, manifest)
@@ -201,12 +203,12 @@ fn mutate(json: &mut serde_json::Value, place: usize, kind: usize) {
 
 /// Declares for each step the results that it has, so that a plan fails later than at the first check of types.
 fn repair(manifest: &mut Manifest) {
-    for step in &manifest.steps {
-        let ty = |v: &ValueId| manifest.values.get(v.0 as usize).map(|v| &v.ty);
+    for step in &manifest.program.steps {
+        let ty = |v: &ValueId| manifest.program.values.get(v.0 as usize).map(|v| &v.ty);
         let operands: Vec<Option<&TensorType>> = step.inputs.iter().map(|v| v.as_ref().and_then(ty)).collect();
         let Ok(results) = step.op.infer(InputTypes(&operands)) else { continue };
         for (id, ty) in step.outputs.iter().zip(results) {
-            if let Some(value) = manifest.values.get_mut(id.0 as usize) {
+            if let Some(value) = manifest.program.values.get_mut(id.0 as usize) {
                 value.ty = ty;
             }
         }

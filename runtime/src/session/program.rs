@@ -66,8 +66,8 @@ impl Program {
 
     fn read(plan: Arc<Plan>) -> Program {
         let manifest = plan.manifest();
-        let mut values: Vec<Value> = Vec::with_capacity(manifest.values.len());
-        for (i, v) in manifest.values.iter().enumerate() {
+        let mut values: Vec<Value> = Vec::with_capacity(manifest.program.values.len());
+        for (i, v) in manifest.program.values.iter().enumerate() {
             let (source, root) = match v.storage {
                 Storage::Constant(blob) => (Source::Blob(blob), i),
                 // Aliases point backwards.
@@ -78,17 +78,17 @@ impl Program {
             };
             values.push(Value { name: v.name.clone(), ty: v.ty.clone(), from_model: v.from_model, source, root });
         }
-        let inputs: Vec<usize> = manifest.inputs.iter().copied().map(index).collect();
+        let inputs: Vec<usize> = manifest.program.inputs.iter().copied().map(index).collect();
         for (position, &v) in inputs.iter().enumerate() {
             values[v].source = Source::Input(position);
         }
-        for (position, step) in manifest.steps.iter().enumerate() {
+        for (position, step) in manifest.program.steps.iter().enumerate() {
             for &v in &step.outputs {
                 values[index(v)].source = Source::Computed(position);
             }
         }
-        let outputs = manifest.outputs.iter().map(|o| (o.name.clone(), index(o.value))).collect();
-        let steps = manifest.steps.clone();
+        let outputs = manifest.program.outputs.iter().map(|o| (o.name.clone(), index(o.value))).collect();
+        let steps = manifest.program.steps.clone();
         Program { values, steps, prepared: Vec::new(), inputs, outputs, brings: Vec::new(), plan }
     }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::dtype::DType;
 use crate::op::sparse::{Dequant, QuantLift, SparseGemm};
 use crate::plan::PlanWriter;
-use crate::plan::manifest::{Manifest, Output, Storage, ValueId};
+use crate::plan::manifest::{Manifest, Output, Program, Storage, ValueId};
 use crate::plan::tests::{W1, W2, dim, step, two_products, value};
 use crate::sparse::KLayout;
 use crate::sparse::compressed::compress;
@@ -122,7 +122,7 @@ fn misaligned_and_empty_inputs() {
 fn expressions_among_the_inputs() {
     // `half` follows from an expression alone.
     let session = session_of(|m| {
-        m.values[6].ty.shape = vec![dim("2*half+1"), dim("batch*half")];
+        m.program.values[6].ty.shape = vec![dim("2*half+1"), dim("batch*half")];
         m.symbols[1].name = "half".into();
     })
     .unwrap();
@@ -147,12 +147,12 @@ fn steps_that_do_not_fit_are_named() {
     type Change = fn(&mut Manifest);
     let cases: &[(Change, &str)] = &[
         (
-            |m| m.values[2].ty.shape.push(1.into()),
+            |m| m.program.values[2].ty.shape.push(1.into()),
             "step 'first' (MatMul): it gives [f32[batch, 3]], the plan says [f32[batch, 3, 1]]",
         ),
-        (|m| m.values[0].ty.dtype = DType::Bool, "step 'first' (MatMul): "),
-        (|m| m.values[0].ty.shape[1] = 5.into(), "step 'first' (MatMul): "),
-        (|m| m.steps[0].inputs[1] = None, "step 'first' (MatMul): input 1 is missing"),
+        (|m| m.program.values[0].ty.dtype = DType::Bool, "step 'first' (MatMul): "),
+        (|m| m.program.values[0].ty.shape[1] = 5.into(), "step 'first' (MatMul): "),
+        (|m| m.program.steps[0].inputs[1] = None, "step 'first' (MatMul): input 1 is missing"),
     ];
     for (change, message) in cases {
         let error = session_of(change).map(|_| ()).unwrap_err().to_string();
@@ -160,7 +160,7 @@ fn steps_that_do_not_fit_are_named() {
     }
     // What symbols leave open is found when they are bound.
     for (value, extent) in [(5, "batch+1"), (3, "batch+4")] {
-        let session = session_of(|m| m.values[value].ty.shape[0] = dim(extent)).unwrap();
+        let session = session_of(|m| m.program.values[value].ty.shape[0] = dim(extent)).unwrap();
         let (x, ids) = inputs(3, 1);
         assert!(session.run(&[("x", x.view()), ("ids", ids.view())]).is_err());
     }
@@ -213,9 +213,9 @@ fn memory_is_bounded_under_shape_churn() {
 #[test]
 fn outputs_may_be_inputs_constants_and_repeated() {
     let session = session_of(|m| {
-        m.values.push(value("x.flat", DType::F32, &["4*batch"], Storage::Alias(ValueId(0))));
+        m.program.values.push(value("x.flat", DType::F32, &["4*batch"], Storage::Alias(ValueId(0))));
         let named = |name: &str, v| Output { name: name.into(), value: ValueId(v) };
-        m.outputs = vec![named("a", 7), named("b", 1), named("c", 5), named("d", 5)];
+        m.program.outputs = vec![named("a", 7), named("b", 1), named("c", 5), named("d", 5)];
     })
     .unwrap();
     let (x, ids) = inputs(2, 1);
@@ -242,23 +242,25 @@ pub(super) fn sparse_product() -> (PlanWriter<'static>, Manifest) {
         .map(|b| writer.add_blob(Box::<[u8]>::from(b)));
     let manifest = Manifest {
         symbols: vec![crate::plan::manifest::SymbolRange { name: "rows".into(), min: 1, max: 64 }],
-        values: vec![
-            value("x", DType::F32, &["rows", "8"], Storage::Input),
-            value("kept", DType::I8, &["2", "32"], Storage::Constant(blobs[0])),
-            value("positions", DType::U8, &["2", "8"], Storage::Constant(blobs[1])),
-            value("channels", DType::F32, &["2"], Storage::Constant(blobs[2])),
-            value("q", DType::I8, &["rows", "64"], Storage::Computed),
-            value("tokens", DType::F32, &["rows", "1"], Storage::Computed),
-            value("acc", DType::I32, &["rows", "2"], Storage::Computed),
-            value("y", DType::F32, &["rows", "2"], Storage::Computed),
-        ],
-        inputs: vec![ValueId(0)],
-        outputs: [("y", 7), ("acc", 6)].map(|(n, v)| Output { name: n.into(), value: ValueId(v) }).into(),
-        steps: vec![
-            step("lift", QuantLift { to: DType::I8, layout: layout.clone() }, &[0], &[4, 5]),
-            step("product", SparseGemm { layout }, &[4, 1, 2], &[6]),
-            step("scale", Dequant { to: DType::F32, activation: None }, &[6, 5, 3], &[7]),
-        ],
+        program: Program {
+            values: vec![
+                value("x", DType::F32, &["rows", "8"], Storage::Input),
+                value("kept", DType::I8, &["2", "32"], Storage::Constant(blobs[0])),
+                value("positions", DType::U8, &["2", "8"], Storage::Constant(blobs[1])),
+                value("channels", DType::F32, &["2"], Storage::Constant(blobs[2])),
+                value("q", DType::I8, &["rows", "64"], Storage::Computed),
+                value("tokens", DType::F32, &["rows", "1"], Storage::Computed),
+                value("acc", DType::I32, &["rows", "2"], Storage::Computed),
+                value("y", DType::F32, &["rows", "2"], Storage::Computed),
+            ],
+            inputs: vec![ValueId(0)],
+            outputs: [("y", 7), ("acc", 6)].map(|(n, v)| Output { name: n.into(), value: ValueId(v) }).into(),
+            steps: vec![
+                step("lift", QuantLift { to: DType::I8, layout: layout.clone() }, &[0], &[4, 5]),
+                step("product", SparseGemm { layout }, &[4, 1, 2], &[6]),
+                step("scale", Dequant { to: DType::F32, activation: None }, &[6, 5, 3], &[7]),
+            ],
+        },
         ..two_products().1
     };
     (writer, manifest)
@@ -283,9 +285,10 @@ fn the_lift_is_undone_where_only_products_read_it() {
     assert_eq!(weight.as_slice::<i8>().unwrap(), W24);
     let sparse = ["QuantLift", "SparseGemm", "Dequant"];
     assert_eq!(ops(&sparse_session(SparseForm::Compressed, |_| {})), sparse);
-    let with_output = |m: &mut Manifest| m.outputs.push(Output { name: "q".into(), value: ValueId(4) });
+    let with_output = |m: &mut Manifest| m.program.outputs.push(Output { name: "q".into(), value: ValueId(4) });
     assert_eq!(ops(&sparse_session(SparseForm::Dense, with_output)), sparse);
-    let with_alias = |m: &mut Manifest| m.values.push(value("q.flat", DType::I8, &["64*rows"], Storage::Alias(ValueId(4))));
+    let with_alias =
+        |m: &mut Manifest| m.program.values.push(value("q.flat", DType::I8, &["64*rows"], Storage::Alias(ValueId(4))));
     assert_eq!(ops(&sparse_session(SparseForm::Dense, with_alias)), sparse);
 }
 

@@ -133,8 +133,8 @@ fn product_operations(manifest: &Manifest, step: &StepTrace<'_>, symbols: &Bindi
     let k = match step.op {
         Op::SparseGemm(gemm) => gemm.layout.k(),
         Op::MatMul(_) | Op::DenseGemm(_) => {
-            let lhs = (*manifest.steps.get(step.index)?.inputs.first()?)?;
-            manifest.values.get(lhs.0 as usize)?.ty.shape.last()?.eval_usize(symbols).ok()?
+            let lhs = (*manifest.program.steps.get(step.index)?.inputs.first()?)?;
+            manifest.program.values.get(lhs.0 as usize)?.ty.shape.last()?.eval_usize(symbols).ok()?
         }
         _ => return None,
     };

@@ -40,9 +40,10 @@ pub fn inspect(options: &InspectOptions, out: &mut dyn Write) -> Result<(), Tool
 /// Everything a plan says but its data, as JSON; `checked` tells whether the blobs have been.
 pub fn describe(plan: &Plan, checked: bool) -> Json {
     let m = plan.manifest();
-    let name = |id: &ValueId| m.values.get(id.0 as usize).map(|v| v.name.as_str());
-    let steps: Vec<Json> = m.steps.iter().map(|s| describe_step(s, &name)).collect();
+    let name = |id: &ValueId| m.program.values.get(id.0 as usize).map(|v| v.name.as_str());
+    let steps: Vec<Json> = m.program.steps.iter().map(|s| describe_step(s, &name)).collect();
     let values: Vec<Json> = m
+        .program
         .values
         .iter()
         .map(|v| json!({ "name": v.name, "type": v.ty.to_string(), "storage": v.storage, "from_model": v.from_model }))
@@ -53,7 +54,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         .zip(blob_uses(m))
         .map(|(b, uses)| json!({ "offset": b.offset, "bytes": b.len, "digest": b.digest.to_hex().as_str(), "used_by": uses }))
         .collect();
-    let outputs: Vec<Json> = m.outputs.iter().map(|o| json!({ "name": o.name, "value": name(&o.value) })).collect();
+    let outputs: Vec<Json> = m.program.outputs.iter().map(|o| json!({ "name": o.name, "value": name(&o.value) })).collect();
     json!({
         "format": FORMAT_VERSION,
         "size": plan.size(),
@@ -61,7 +62,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         "checked": checked,
         "provenance": m.provenance,
         "symbols": m.symbols,
-        "inputs": m.inputs.iter().map(name).collect::<Vec<_>>(),
+        "inputs": m.program.inputs.iter().map(name).collect::<Vec<_>>(),
         "outputs": outputs,
         "values": values,
         "steps": steps,
@@ -82,8 +83,8 @@ fn describe_step<'a>(step: &Step, name: &dyn Fn(&ValueId) -> Option<&'a str>) ->
 
 /// For each blob the operators that read it, and `output` where it is one.
 fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
-    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(manifest.values.len());
-    for value in &manifest.values {
+    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(manifest.program.values.len());
+    for value in &manifest.program.values {
         blobs.push(match value.storage {
             Storage::Constant(blob) => Some(blob.0 as usize),
             // What an alias is of comes before it.
@@ -91,9 +92,9 @@ fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
             Storage::Input | Storage::Computed => None,
         });
     }
-    let operands = manifest.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
+    let operands = manifest.program.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
     let mut uses = vec![BTreeSet::new(); manifest.blobs.len()];
-    for (id, user) in operands.chain(manifest.outputs.iter().map(|o| (&o.value, "output"))) {
+    for (id, user) in operands.chain(manifest.program.outputs.iter().map(|o| (&o.value, "output"))) {
         if let Some(uses) = blobs.get(id.0 as usize).copied().flatten().and_then(|blob| uses.get_mut(blob)) {
             uses.insert(user);
         }
@@ -121,19 +122,19 @@ pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolE
     for s in &m.symbols {
         writeln!(out, "symbol {} = {}..{}", s.name, s.min, s.max)?;
     }
-    let value = |id: &ValueId| m.values.get(id.0 as usize);
-    for v in m.inputs.iter().filter_map(value) {
+    let value = |id: &ValueId| m.program.values.get(id.0 as usize);
+    for v in m.program.inputs.iter().filter_map(value) {
         writeln!(out, "input  {}: {}", v.name, v.ty)?;
     }
-    for o in &m.outputs {
+    for o in &m.program.outputs {
         if let Some(v) = value(&o.value) {
             writeln!(out, "output {}: {}", o.name, v.ty)?;
         }
     }
-    let aliases = m.values.iter().filter(|v| matches!(v.storage, Storage::Alias(_))).count();
-    writeln!(out, "{} steps, {} values of which {aliases} aliases", m.steps.len(), m.values.len())?;
+    let aliases = m.program.values.iter().filter(|v| matches!(v.storage, Storage::Alias(_))).count();
+    writeln!(out, "{} steps, {} values of which {aliases} aliases", m.program.steps.len(), m.program.values.len())?;
     let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
-    m.steps.iter().for_each(|s| *operators.entry(s.op.name()).or_default() += 1);
+    m.program.steps.iter().for_each(|s| *operators.entry(s.op.name()).or_default() += 1);
     for (name, count) in operators {
         writeln!(out, "  {name:<24} {count:>5}")?;
     }

@@ -56,8 +56,8 @@ fn memory(args: &Inspect, what: &str, plan: &Arc<Plan>) -> Result<(String, Arena
 }
 
 fn steps(manifest: &Manifest, out: &mut dyn Write) -> Result {
-    let describe = |id: &ValueId| manifest.values.get(id.0 as usize).map_or(String::new(), |v| v.ty.to_string());
-    let rows = manifest.steps.iter().enumerate().map(|(i, step)| {
+    let describe = |id: &ValueId| manifest.program.values.get(id.0 as usize).map_or(String::new(), |v| v.ty.to_string());
+    let rows = manifest.program.steps.iter().enumerate().map(|(i, step)| {
         let inputs: Vec<String> = step.inputs.iter().flatten().map(describe).collect();
         let outputs: Vec<String> = step.outputs.iter().map(describe).collect();
         vec![i.to_string(), step.name.clone(), step.op.name().to_owned(), inputs.join(" "), outputs.join(" ")]
@@ -69,15 +69,15 @@ fn steps(manifest: &Manifest, out: &mut dyn Write) -> Result {
 
 fn dot(manifest: &Manifest, name: &str, out: &mut dyn Write) -> std::io::Result<()> {
     let mut dot = Dot::begin(out, name)?;
-    let mut producers: Vec<Option<String>> = vec![None; manifest.values.len()];
+    let mut producers: Vec<Option<String>> = vec![None; manifest.program.values.len()];
     // Validation made every index one of the list.
-    let value = |id: ValueId| &manifest.values[id.0 as usize];
-    for &id in &manifest.inputs {
+    let value = |id: ValueId| &manifest.program.values[id.0 as usize];
+    for &id in &manifest.program.inputs {
         let node = format!("input {}", value(id).name);
         dot.node(&node, &[&value(id).name, &value(id).ty.to_string()], true)?;
         producers[id.0 as usize] = Some(node);
     }
-    for (i, step) in manifest.steps.iter().enumerate() {
+    for (i, step) in manifest.program.steps.iter().enumerate() {
         let node = format!("step {i}");
         dot.node(&node, &[step.op.name(), &step.name], false)?;
         for id in &step.outputs {
@@ -89,14 +89,14 @@ fn dot(manifest: &Manifest, name: &str, out: &mut dyn Write) -> std::io::Result<
         Storage::Alias(of) => producers[of.0 as usize].as_deref(),
         _ => producers[id.0 as usize].as_deref(),
     };
-    for (i, step) in manifest.steps.iter().enumerate() {
+    for (i, step) in manifest.program.steps.iter().enumerate() {
         for &id in step.inputs.iter().flatten() {
             if let Some(from) = producer(id) {
                 dot.edge(from, &format!("step {i}"), &value(id).ty.to_string())?;
             }
         }
     }
-    for output in &manifest.outputs {
+    for output in &manifest.program.outputs {
         let node = format!("output {}", output.name);
         dot.node(&node, &[&output.name, &value(output.value).ty.to_string()], true)?;
         if let Some(from) = producer(output.value) {

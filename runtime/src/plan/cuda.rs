@@ -1,0 +1,74 @@
+//! What a plan says for NVIDIA GPUs: a program of the same operators, with values in the device's precision, and how its steps are launched.
+//!
+//! The program is one that the CPU can run too, which is how the GPU's results are checked. Cubins are machine code: unlike the rest of a
+//! plan they cannot be checked, so that a plan with cubins is to be trusted like a program.
+
+use serde::{Deserialize, Serialize};
+
+use super::Architecture;
+use super::manifest::{BlobId, Program, ValueId};
+use crate::dim::Dim;
+
+/// See the module documentation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CudaPlan {
+    /// What is computed.
+    pub program: Program,
+    /// How, in order. Each step of the program is part of exactly one launch.
+    pub launches: Vec<Launch>,
+    /// The same kernels for several architectures.
+    pub modules: Vec<Module>,
+}
+
+/// The kernels, compiled for one architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Module {
+    pub architecture: Architecture,
+    pub cubin: BlobId,
+}
+
+/// One piece of work for the GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// How many of the program's next steps it does. Of what these compute, only what later launches and the graph's outputs read comes
+    /// into memory.
+    pub steps: u32,
+    /// What is launched.
+    pub work: Work,
+}
+
+/// What is launched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A kernel of the plan's own.
+    Kernel(Kernel),
+    /// A matrix product, which its one step describes, by cuSPARSELt or cuBLASLt.
+    Product,
+}
+
+/// A kernel's launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Its name in the modules.
+    pub symbol: String,
+    /// Blocks, all in x. None are launched where it is 0.
+    pub blocks: Dim,
+    /// Threads of a block, all in x.
+    pub threads: u32,
+    /// Dynamic shared memory of a block in bytes.
+    pub shared_bytes: u32,
+    /// Arguments, in order.
+    pub arguments: Vec<Argument>,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Argument {
+    /// The address of a value.
+    Value(ValueId),
+    /// A 64-bit integer.
+    Integer(Dim),
+}
