@@ -51,3 +51,23 @@ impl DequantTile {
         DequantTile { threads, across: vectors.div_ceil(threads) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_what_the_headers_take() {
+        for k in (1..3000).chain([3584, 18944, 18945, 28672, 65536, 1 << 24]) {
+            for bytes in [2, 4] {
+                let tile = RowTile::for_row(k, bytes);
+                assert!(tile.threads.is_multiple_of(WARP) && (WARP..=1024).contains(&tile.block()), "{k}: {tile:?}");
+                assert!(tile.rows == 1 || tile.threads == WARP, "{k}: {tile:?}");
+            }
+            let tile = DequantTile::for_row(k);
+            let width = [4, 2, 1].into_iter().find(|w| k % w == 0).unwrap();
+            let covered = tile.threads * tile.across * width;
+            assert!(tile.threads.is_multiple_of(WARP) && covered >= k && covered - k < tile.threads * width, "{k}: {tile:?}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use slidec_kernels::{Cache, CompileError, Compiler};
+use slidec_kernels::{Cache, CompileError, Compiler, HEADERS};
 use sliderun::cuda::library::LibraryError;
 use sliderun::plan::Architecture;
 
@@ -31,6 +31,13 @@ fn check(architecture: &str) {
         let cubin = compiler.compile(&source, architecture).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert_eq!(cubin[..4], *b"\x7fELF", "{}", file.display());
     }
+}
+
+#[test]
+fn all_headers_go_into_one_source() {
+    let Some(compiler) = compiler(None) else { return };
+    let source: String = HEADERS.iter().map(|(name, _)| format!("#include \"{name}\"\n")).collect();
+    compiler.compile(&source, Architecture::SUPPORTED[0]).unwrap_or_else(|e| panic!("{e}"));
 }
 
 macro_rules! architectures {

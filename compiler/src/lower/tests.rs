@@ -36,7 +36,7 @@ fn reshapes_and_identities_become_aliases_of_the_value_that_holds_the_elements()
     let i = value(g.add_op("i", Identity {}, &[Some(r)]).unwrap());
     g.outputs.push(GraphOutput { name: "out".into(), value: i });
     let plan = lower(&g, Provenance::default(), Vec::new()).unwrap().manifest;
-    let storages: Vec<_> = plan.values.iter().map(|v| (v.name.as_str(), v.storage)).collect();
+    let storages: Vec<_> = plan.program.values.iter().map(|v| (v.name.as_str(), v.storage)).collect();
     let Storage::Constant(blob) = storages[1].1 else { panic!("w is a constant") };
     assert_eq!(
         storages,
@@ -48,7 +48,7 @@ fn reshapes_and_identities_become_aliases_of_the_value_that_holds_the_elements()
             ("i", Storage::Alias(ValueId(2))),
         ]
     );
-    assert_eq!(plan.steps.len(), 1);
+    assert_eq!(plan.program.steps.len(), 1);
     assert_eq!(plan.symbols, [SymbolRange { name: "batch".into(), min: 1, max: 32 }]);
 }
 

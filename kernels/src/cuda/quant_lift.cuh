@@ -81,8 +81,8 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
     using Layout = typename Shape::Layout;
     using X = Vector<In, Shape::WIDTH>;
     static constexpr int STRIDE = Tile::THREADS * Shape::WIDTH;
-    /// Enough loads under way at once where a row is not staged.
-    static constexpr int UNROLL = Shape::VECTORS < 4 ? Shape::VECTORS : 4;
+    /// Vectors under way at once: all of a staged row, which is in registers then, else enough loads.
+    static constexpr int UNROLL = Shape::STAGED || Shape::VECTORS < 4 ? Shape::VECTORS : 4;
 
     const In* x;
     const int* index;
@@ -116,11 +116,11 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
         }
     }
 
-    /// Converts the elements from `segment` on, which `get(at, vector)` gives,, and writes them out.
-    template <class Get, class Convert> __device__ __forceinline__ void write(int number, const Get& get, const Convert& convert) const {
+    /// Converts a segment's elements, which `get(at, vector)` gives, and writes them out.
+    template <int UNROLLED, class Get, class Convert> __device__ __forceinline__ void write(int number, const Get& get, const Convert& convert) const {
         int segment = number * Shape::SEGMENT;
         int end = min(K, segment + Shape::SEGMENT);
-#pragma unroll(Shape::STAGED ? Shape::VECTORS : UNROLL)
+#pragma unroll(UNROLLED)
         for (int v = 0; v < Shape::VECTORS; ++v) {
             int at = segment + thread * Shape::WIDTH + v * STRIDE;
             if (at < end) {
@@ -141,7 +141,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
     }
 
     /// All segments; the only one has been padded already.
-    template <class Get, class Convert> __device__ __forceinline__ void write_all(const Get& get, const Convert& convert) const {
+    template <int UNROLLED, class Get, class Convert> __device__ __forceinline__ void write_all(const Get& get, const Convert& convert) const {
         for (int number = 0; number < Shape::SEGMENTS; ++number) {
             if (number > 0) {
                 sync_row<Tile::THREADS>();
@@ -150,7 +150,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
                 pad();
                 sync_row<Tile::THREADS>();
             }
-            write(number, get, convert);
+            write<UNROLLED>(number, get, convert);
         }
     }
 
@@ -159,12 +159,19 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
         if (thread == 0) {
             *reported = scale.reported;
         }
-        if (sizeof(In) == 2 && scale.divisor < ReciprocalDivisor::LARGEST) {
-            ReciprocalDivisor divide(scale.divisor);
-            write_all(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+        if constexpr (sizeof(In) == 2) {
+            if (scale.divisor < ReciprocalDivisor::LARGEST) {
+                ReciprocalDivisor divide(scale.divisor);
+                write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+            } else {
+                // Hardly ever: read again, so that no registers are kept for it.
+                auto load_again = [&](int at, int) { return load(at); };
+                ExactDivisor divide(scale.divisor);
+                write_all<1>(load_again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+            }
         } else {
             ExactDivisor divide(scale.divisor);
-            write_all(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+            write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
         }
     }
 
@@ -178,7 +185,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
         }
         auto load_again = [&](int at, int) { return load(at); };
         if constexpr (!Shape::SCALED) {
-            write_all(load_again, [](const X& v) {
+            write_all<UNROLL>(load_again, [](const X& v) {
                 Vector<Out, Shape::WIDTH> y;
 #pragma unroll
                 for (int i = 0; i < Shape::WIDTH; ++i) {
@@ -219,7 +226,7 @@ template <class In, class Out, int N, int K, int LIFTED, class Tile, bool PERMUT
 __device__ __forceinline__ void quant_lift(const In* x, Out* out, float* scale, long long rows, const int* index = nullptr) {
     static_assert(LIFTED == LiftLayout<N, K>::LIFTED, "the lifted extent is that of the method's definition");
     using Row = QuantLiftRow<In, Out, N, K, Tile, PERMUTED>;
-    __shared__ alignas(VECTOR_BYTES) BitsOf<sizeof(Out)> lifted[Tile::ROWS * Row::Shape::SHARED];
+    alignas(VECTOR_BYTES) __shared__ BitsOf<sizeof(Out)> lifted[Tile::ROWS * Row::Shape::SHARED];
     int of_block = Tile::ROWS == 1 ? 0 : threadIdx.x / Tile::THREADS;
     long long row = static_cast<long long>(blockIdx.x) * Tile::ROWS + of_block;
     if (row >= rows) {
