@@ -56,8 +56,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-/// e^(x − max). The difference comes first: of huge finite masks, multiplied, infinity would be left.
-__device__ __forceinline__ float exp_relative(float x, float max) { return exp2_fast((x - max) * LOG2_E); }
+/// 2^((x − max) · unit). The difference comes first: of huge finite masks, multiplied, infinity would be left.
+__device__ __forceinline__ float exp_relative(float x, float max, float unit) { return exp2_fast((x - max) * unit); }
 
 /// The largest (or the sum) over the four lanes that hold one row of a 16×8 tile.
 __device__ __forceinline__ float quad_max(float v) {
@@ -163,8 +163,9 @@ template <class Tile, class T> struct WarpState {
         }
     }
 
-    /// Replaces scores by e^(score − maximum), bringing maxima, denominators and sums up to date.
-    __device__ __forceinline__ void exponentiate(Scores& scores) {
+    /// Replaces scores by 2^((score − maximum) · unit), bringing maxima, denominators and sums up to date. MASKED: finite scores may be as
+    /// large as masks.
+    template <bool MASKED> __device__ __forceinline__ void exponentiate(Scores& scores, float unit) {
 #pragma unroll
         for (int r = 0; r < Tile::ROW_TILES; ++r) {
 #pragma unroll
@@ -175,15 +176,18 @@ template <class Tile, class T> struct WarpState {
                     largest = fmaxf(largest, fmaxf(scores[r][n][2 * half], scores[r][n][2 * half + 1]));
                 }
                 largest = quad_max(largest);
-                float shrink = exp_relative(max[r][half], largest);
+                float shrink = exp_relative(max[r][half], largest, unit);
+                // One multiply-add per score. Where no key has been seen yet the offset stays finite, so that −∞ remains.
+                float offset = fmaxf(largest, -1e30f) * unit;
                 max[r][half] = largest;
                 float sum = 0.0f;
 #pragma unroll
                 for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
 #pragma unroll
                     for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                        scores[r][n][i] = exp_relative(scores[r][n][i], largest);
-                        sum += scores[r][n][i];
+                        float& score = scores[r][n][i];
+                        score = MASKED ? exp_relative(score, largest, unit) : exp2_fast(fmaf(score, unit, -offset));
+                        sum += score;
                     }
                 }
                 denominator[r][half] = denominator[r][half] * shrink + sum;
@@ -224,6 +228,19 @@ template <class Tile, class T> struct WarpState {
         }
     }
 };
+
+/// f(score, r, n, i) for the lane's scores.
+template <class Tile, class F>
+__device__ __forceinline__ void each_score(float (&scores)[Tile::ROW_TILES][Tile::KEY_TILE / 8][4], F f) {
+#pragma unroll
+    for (int r = 0; r < Tile::ROW_TILES; ++r) {
+#pragma unroll
+        for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) f(scores[r][n][i], r, n, i);
+        }
+    }
+}
 
 /// The additive mask of a warp's scores, read before the keys are waited for. Keys that are not seen get −∞.
 template <class Tile, Visibility VISIBILITY, class Arguments>
@@ -271,6 +288,10 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
     const int visible = visible_keys<VISIBILITY>(arguments, min(block_query + Tile::QUERIES, arguments.tokens));
     const int steps = (visible + Tile::KEYS - 1) / Tile::KEYS;
 
+    // What is counted in: scaled scores where there is a mask to add, else the products themselves, their sign set right, which saves a
+    // multiplication each. Of a scale of zero something is left, for −∞ to stay what it is.
+    const float unit = Mask::PRESENT ? LOG2_E : fmaxf(fabsf(arguments.scale) * LOG2_E, 1e-30f);
+
     const unsigned stages = shared_address(shared);
     auto start_copy = [&](int step) {
         unsigned stage = stages + (Tile::STAGES == 1 ? 0 : step % 2 * Tile::STAGE_BYTES);
@@ -311,37 +332,18 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
         typename WarpState<Tile, T>::Scores scores;
         state.multiply_keys(scores, stage + key_warp * Tile::KEY_TILE * Tile::KEY_ROW, warp_queries);
 
-        const int last_key = first_key + Tile::KEY_TILE - 1;
-        const bool all_seen = sees<VISIBILITY>(arguments, first_query, last_key);
-#pragma unroll
-        for (int r = 0; r < Tile::ROW_TILES; ++r) {
-#pragma unroll
-            for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float& score = scores[r][n][i];
-                    if constexpr (Mask::PRESENT) {
-                        score = score * arguments.scale + mask[r][n][i];
-                    } else {
-                        score *= arguments.scale;
-                    }
-                }
+        if constexpr (Mask::PRESENT) {
+            each_score<Tile>(scores, [&](float& score, int r, int n, int i) { score = score * arguments.scale + mask[r][n][i]; });
+        } else {
+            if (arguments.scale < 0.0f) each_score<Tile>(scores, [&](float& score, int, int, int) { score = -score; });
+            if (!sees<VISIBILITY>(arguments, first_query, first_key + Tile::KEY_TILE - 1)) {
+                each_score<Tile>(scores, [&](float& score, int r, int n, int i) {
+                    int query = first_query + 16 * r + lane / 4 + i / 2 * 8, key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
+                    if (!sees<VISIBILITY>(arguments, query, key)) score = -infinity();
+                });
             }
         }
-        if (!Mask::PRESENT && !all_seen) {
-#pragma unroll
-            for (int r = 0; r < Tile::ROW_TILES; ++r) {
-#pragma unroll
-                for (int n = 0; n < Tile::KEY_TILE / 8; ++n) {
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        int query = first_query + 16 * r + lane / 4 + i / 2 * 8, key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
-                        if (!sees<VISIBILITY>(arguments, query, key)) scores[r][n][i] = -infinity();
-                    }
-                }
-            }
-        }
-        state.exponentiate(scores);
+        state.template exponentiate<Mask::PRESENT>(scores, unit);
         state.multiply_values(scores, stage + Tile::VALUES_AT + key_warp * Tile::KEY_TILE * Tile::VALUE_ROW);
     }
 
@@ -404,7 +406,7 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
 #pragma unroll
             for (int w = 0; w < Tile::KEY_WARPS; ++w) {
                 const float* from = partial + w * NEXT;
-                float share = exp_relative(from[Tile::PARTIAL_MAX], max);
+                float share = exp_relative(from[Tile::PARTIAL_MAX], max, unit);
                 float2 sums = *reinterpret_cast<const float2*>(from + column);
                 denominator += from[Tile::PARTIAL_SUM] * share;
                 low += sums.x * share;

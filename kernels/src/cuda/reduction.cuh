@@ -1,7 +1,8 @@
-// What reductions compute: per kind a state, how an element is folded into it, how two states join and what comes out. As on the CPU floats
-// are summed in f64 and integers in 64 bits, and NaN anywhere gives NaN. Knows nothing of how elements are reached.
+// What reductions compute: per kind a state, how an element is folded into it, how two states join and what comes out. As on the CPU
+// floats are summed in f64 and integers in 64 bits, and NaN anywhere gives NaN. Knows nothing of how elements are reached.
 //
-// V is float (for f16, bf16 and f32) or long long (for integers but u64, whose upper half it would take for negative). `count` is the number of elements behind a result.
+// V is float (for f16, bf16 and f32) or long long (for integers but u64, whose upper half it would take for negative). `count` is the
+// number of elements behind a result.
 #pragma once
 
 #include "limits.cuh"
