@@ -55,7 +55,7 @@ mod tests {
         for m in 1..=8192 {
             let bucket = m_bucket(m);
             assert!(
-                bucket >= m && bucket % 32 == 0 && m_bucket(bucket) == bucket && (m < 256 || (bucket - m) * 8 < bucket),
+                bucket >= m && bucket.is_multiple_of(32) && m_bucket(bucket) == bucket && (m < 256 || (bucket - m) * 8 < bucket),
                 "{m}"
             );
             buckets.insert(bucket);

@@ -1,7 +1,7 @@
 //! Where CUDA's libraries and headers may lie.
 //!
 //! In this order: `SLIDERUN_CUDA_PATH` (folders parted by colons, each searched four levels deep), what the loader knows
-//! (`LD_LIBRARY_PATH`, `ld.so.conf`), the `nvidia` packages of pip in `VIRTUAL_ENV`, of the `python3` on `PATH` and of the user,
+//! (`LD_LIBRARY_PATH`, `ld.so.conf`), the `nvidia` packages of pip in `VIRTUAL_ENV`, of each `python3` on `PATH` and of the user,
 //! and `/usr/local/cuda*`. Python is not run: its `site-packages` follow from where it lies.
 
 use std::collections::VecDeque;
@@ -93,13 +93,15 @@ impl Search {
     /// The package folders of the Pythons that `VIRTUAL_ENV`, `PATH` and `HOME` lead to.
     fn site_packages(&self) -> Vec<PathBuf> {
         let mut prefixes: Vec<PathBuf> = self.virtual_env.iter().map(PathBuf::from).collect();
-        let python = self.path.iter().flat_map(env::split_paths).map(|p| p.join("python3")).find(|p| p.is_file());
-        if let Some(python) = python {
+        let pythons = self.path.iter().flat_map(env::split_paths).map(|p| p.join("python3")).filter(|p| p.is_file());
+        for python in pythons {
             // A virtual environment's python3 is a link: packages lie beside the link, more of them perhaps beside what it leads to.
             let target = fs::canonicalize(&python).ok();
             for python in [Some(python), target].into_iter().flatten() {
                 if let Some(prefix) = python.parent().and_then(Path::parent) {
                     prefixes.extend([prefix.to_owned(), prefix.join("local")]);
+                    // pyenv's python3 is a script, the Pythons among which it chooses lie here.
+                    prefixes.extend(subfolders(&prefix.join("versions")));
                 }
             }
         }
@@ -149,7 +151,13 @@ impl Place {
             Place::Loader => names.iter().map(PathBuf::from).collect(),
             Place::In(folder) => files(folder, names),
             Place::Below(root) => {
-                let mut found = Vec::new();
+                // A full site-packages takes a while to search, and where pip puts libraries and headers is known.
+                let packages = subfolders(&root.join("nvidia"));
+                let known = packages.iter().flat_map(|package| ["lib", "include"].map(|kind| package.join(kind)));
+                let mut found: Vec<PathBuf> = known.flat_map(|folder| files(&folder, names)).collect();
+                if !found.is_empty() {
+                    return found;
+                }
                 let mut queue = VecDeque::from([(root.clone(), 0)]);
                 let mut visited = 0;
                 while let Some((folder, depth)) = queue.pop_front() {

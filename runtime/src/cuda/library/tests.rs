@@ -64,6 +64,7 @@ fn every_place_is_searched_in_order() {
         "named/z/libsliderun-test.so.2",
         "venv/lib/python3.12/site-packages/nvidia/cu13/lib/libsliderun-test.so.2",
         "prefix/lib/python3.11/dist-packages/nvidia/other/lib/libsliderun-test.so.2",
+        "pyenv/versions/3.12.1/lib/python3.12/site-packages/nvidia/cu13/lib/libsliderun-test.so.2",
         "home/.local/lib/python3.9/site-packages/nvidia/x/lib/libsliderun-test.so.1",
         "usr/cuda/lib64/libsliderun-test.so.1",
         "usr/cuda-13.1/lib64/libsliderun-test.so.1",
@@ -78,10 +79,11 @@ fn every_place_is_searched_in_order() {
     touch(root, "usr/other/lib64/libsliderun-test.so.2");
     touch(root, "usr/cuda/lib64/libsliderun-test.so.3");
     touch(root, "prefix/bin/python3");
+    touch(root, "pyenv/shims/python3");
     let search = Search {
         cuda_path: Some(root.join("named").into()),
         virtual_env: Some(root.join("venv").into()),
-        path: Some(root.join("prefix/bin").into()),
+        path: Some(std::env::join_paths([root.join("prefix/bin"), root.join("pyenv/shims")]).unwrap()),
         home: Some(root.join("home").into()),
         toolkits: Some(root.join("usr")),
         loader: false,

@@ -1,0 +1,11 @@
+//! The CUDA wrappers. Without a GPU only the errors are tested, and every other test says `skipped: no CUDA device`; with
+//! `SLIDERUN_TEST_GPU=require` in the environment that is a failure instead. The one binary can be carried to a machine with a GPU.
+
+#![cfg(feature = "cuda")]
+
+mod dense;
+mod driver;
+mod missing;
+mod nvrtc;
+mod sparse;
+mod support;
