@@ -21,7 +21,7 @@ pub(super) fn cuda_type(dtype: DType) -> Option<c_int> {
 /// The number of rows that `m` rows are padded to, so that many shapes need few plans: a multiple of 32, and above 256 one of eight
 /// steps between powers of two, so that at most an eighth is padding.
 pub fn m_bucket(m: usize) -> usize {
-    let step = (m.checked_next_power_of_two().unwrap_or(1 << (usize::BITS - 1)) / 8).max(32);
+    let step = (m.checked_next_power_of_two().unwrap_or(1 << (usize::BITS - 1)) / 16).max(32);
     m.max(1).checked_next_multiple_of(step).unwrap_or(usize::MAX)
 }
 
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn buckets_waste_little_and_are_few() {
         let cases =
-            [(0, 32), (1, 32), (32, 32), (33, 64), (197, 224), (256, 256), (257, 320), (512, 512), (1000, 1024), (1025, 1280)];
+            [(0, 32), (1, 32), (32, 32), (33, 64), (197, 224), (256, 256), (257, 288), (512, 512), (1000, 1024), (1025, 1152)];
         for (m, bucket) in cases {
             assert_eq!(m_bucket(m), bucket, "{m}");
         }
@@ -60,7 +60,7 @@ mod tests {
             );
             buckets.insert(bucket);
         }
-        assert_eq!(buckets.len(), 8 + 5 * 4);
+        assert_eq!(buckets.len(), 8 + 5 * 8);
         assert!(m_bucket(usize::MAX) == usize::MAX);
     }
 
