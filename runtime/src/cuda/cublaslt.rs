@@ -228,7 +228,7 @@ impl DenseMatmul {
         let set = api.cublasLtMatmulPreferenceSetAttribute;
         preference.set(api, set, ffi::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, MAX_WORKSPACE)?;
         for attribute in ffi::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES..=ffi::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES {
-            preference.set(api, set, attribute, problem.alignment as u32)?;
+            preference.set(api, set, attribute, problem.common_alignment() as u32)?;
         }
         let (mut proposal, mut count) = (cublasLtMatmulHeuristicResult_t::default(), 0);
         let [a, b, d] = layouts.each_ref().map(|layout| layout.data);

@@ -113,6 +113,9 @@ fn batches_with_the_strides_of_attention() {
         // Scores by values, the output again [tokens, heads, width].
         let mixed = contiguous(heads, [tokens, width, tokens], false);
         report.add(compare(&gpu, &library, &mut random, &DenseProblem { rhs: within, out: within, ..mixed }, 1.0));
+        // An odd number of tokens, so that matrices of a batch begin at odd places.
+        report.add(compare(&gpu, &library, &mut random, &contiguous(heads, [13, 13, width], true), 1.0));
+        report.add(compare(&gpu, &library, &mut random, &contiguous(heads, [13, width, 13], false), 1.0));
         // One right side for all.
         let shared = contiguous(3, [16, elements(64), 8], true);
         report.add(compare(

@@ -51,7 +51,7 @@ pub struct DenseProblem {
     pub rhs: Strides,
     /// Of the output.
     pub out: Strides,
-    /// What all addresses are multiples of, in bytes: a power of two from the size of an element to 256. More gives more kernels to choose
+    /// What the addresses of the first matrices are multiples of, in bytes: a power of two from the size of an element to 256. More gives more kernels to choose
     /// from.
     pub alignment: usize,
 }
@@ -119,19 +119,16 @@ impl DenseProblem {
                 return Err(self.refused(format!("rows of {name} must be a multiple of 16 bytes apart, not {}", strides.row)));
             }
         }
-        // Kernels for an alignment assume it of each matrix of the batch.
-        for (name, strides, _, dtype) in self.operands() {
-            if self.batch > 1 && !(strides.batch * dtype.size()).is_multiple_of(self.alignment) {
-                let (apart, alignment) = (strides.batch, self.alignment);
-                return Err(self.refused(format!(
-                    "matrices of {name} are {apart} elements apart: that is no multiple of {alignment} bytes"
-                )));
-            }
-        }
         if self.batch > 1 && self.out.batch < self.m.saturating_sub(1) * self.out.row + self.n {
             return Err(self.refused("the matrices of the output overlap".to_owned()));
         }
         self.bytes().map(|_| ())
+    }
+
+    /// What the addresses of all matrices of the batch are multiples of, in bytes.
+    pub(super) fn common_alignment(&self) -> usize {
+        let strides = self.operands().map(|(_, strides, _, dtype)| strides.batch.wrapping_mul(dtype.size()));
+        strides.into_iter().filter(|&s| self.batch > 1 && s > 0).fold(self.alignment, |a, s| a.min(1 << s.trailing_zeros()))
     }
 
     /// Name, strides, rows and columns as they lie, element type.
@@ -176,6 +173,9 @@ mod tests {
         int8.check().unwrap();
         bf16.check().unwrap();
         assert_eq!(bf16.bytes().unwrap(), [3 * 5 * 16 * 2, 3 * 16 * 8 * 2, 3 * 5 * 8 * 2]);
+        assert_eq!(bf16.common_alignment(), 16);
+        let odd = DenseProblem { lhs: Strides { row: 16, batch: 82 }, ..bf16.clone() };
+        assert_eq!((odd.common_alignment(), DenseProblem { batch: 1, ..odd }.common_alignment()), (4, 16));
         let refusals = [
             (DenseProblem { output: DType::Bf16, ..int8.clone() }, "f8e4m3 to bf16"),
             (DenseProblem { rhs_transposed: false, ..int8.clone() }, "transpose the right side"),
@@ -185,7 +185,6 @@ mod tests {
             (DenseProblem { batch: 0, ..bf16.clone() }, "batch"),
             (DenseProblem { alignment: 3, ..bf16.clone() }, "power of two"),
             (DenseProblem { rhs: Strides { row: 7, batch: 128 }, ..bf16.clone() }, "only 7 apart"),
-            (DenseProblem { lhs: Strides { row: 16, batch: 81 }, ..bf16.clone() }, "no multiple of 16 bytes"),
             (DenseProblem { out: Strides { row: 8, batch: 32 }, ..bf16.clone() }, "overlap"),
             (DenseProblem { lhs: Strides { row: usize::MAX, batch: 0 }, ..bf16.clone() }, "overflow"),
         ];
