@@ -22,8 +22,9 @@
 //! # }
 //! ```
 
+use sliderun::plan::cuda::Module;
 use sliderun::plan::manifest::{Manifest, Provenance, Verdict};
-use sliderun::plan::{PlanError, PlanWriter};
+use sliderun::plan::{Architecture, PlanError, PlanWriter};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
-use crate::lower::{LowerErrors, lower};
+use crate::lower::{LowerErrors, Lowered, lower, lower_cuda};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Target};
@@ -46,6 +47,7 @@ pub enum Stage {
     Import,
     Passes,
     Lower,
+    Kernels,
 }
 
 impl fmt::Display for Stage {
@@ -55,6 +57,7 @@ impl fmt::Display for Stage {
             Stage::Import => "import",
             Stage::Passes => "passes",
             Stage::Lower => "lower",
+            Stage::Kernels => "kernels",
         })
     }
 }
@@ -91,9 +94,10 @@ pub enum CompileError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lower(#[from] LowerErrors),
-    #[error("plans for {0} cannot be made yet")]
-    #[diagnostic(help("this version compiles for the CPU: leave --target away or give `--target cpu`"))]
-    Target(Target),
+    /// NVRTC is missing, or does not compile the kernels.
+    #[error("the plan's CUDA kernels cannot be compiled: {0}")]
+    #[diagnostic(help("without --target, or with `--target cpu`, no kernels are needed"))]
+    Kernels(#[from] slidec_kernels::CompileError),
 }
 
 /// A compiled model: a plan that has not been written yet.
@@ -167,15 +171,23 @@ fn compile_from(
     observer: &mut dyn Observer,
     mut clock: Clock,
 ) -> Result<Compiled, CompileError> {
-    if let Some(&target) = options.targets.iter().find(|t| **t != Target::Cpu) {
-        return Err(CompileError::Target(target));
-    }
     observer.stage(Stage::Import);
     let symbols = options.shapes.iter().map(|s| (s.name.clone(), (s.min, s.max))).collect();
-    let mut graph = import(model, &ImportOptions { symbols, freeze: options.freeze.clone() })?;
+    let imported = import(model, &ImportOptions { symbols, freeze: options.freeze.clone() })?;
     clock.lap(Stage::Import);
     observer.stage(Stage::Passes);
-    let outcome = run_pipeline(&mut graph, options, &mut |pass, graph| observer.after_pass(pass, graph))?;
+    let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
+    let mut graph = imported.clone();
+    let outcome = run_pipeline(&mut graph, &for_cpu, &mut |pass, graph| observer.after_pass(pass, graph))?;
+    let architectures = architectures(options);
+    let cuda_graph = if architectures.is_empty() {
+        None
+    } else {
+        let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
+        let mut graph = imported;
+        run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        Some(graph)
+    };
     clock.lap(Stage::Passes);
     observer.stage(Stage::Lower);
     let provenance = Provenance {
@@ -183,8 +195,14 @@ fn compile_from(
         model_digest: model.digest().to_hex().to_string(),
         options: spelled(options),
     };
-    let lowered = lower(&graph, provenance, outcome.verdicts)?;
+    let mut lowered = lower(&graph, provenance, outcome.verdicts)?;
+    let source = cuda_graph.map(|graph| lower_cuda(&graph, &mut lowered)).transpose()?;
     clock.lap(Stage::Lower);
+    if let Some(source) = source {
+        observer.stage(Stage::Kernels);
+        add_cubins(&mut lowered, &source, &architectures)?;
+        clock.lap(Stage::Kernels);
+    }
     Ok(Compiled {
         graph,
         manifest: lowered.manifest,
@@ -194,6 +212,23 @@ fn compile_from(
         model_bytes: model_bytes(model),
         started: clock.started,
     })
+}
+
+/// The architectures among the targets.
+fn architectures(options: &CompileOptions) -> Vec<Architecture> {
+    options.targets.iter().filter_map(|t| if let Target::Cuda(architecture) = t { Some(*architecture) } else { None }).collect()
+}
+
+/// Compiles a plan's kernels for each architecture and adds the cubins.
+fn add_cubins(lowered: &mut Lowered, source: &str, architectures: &[Architecture]) -> Result<(), CompileError> {
+    let compiler = slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env())?;
+    for &architecture in architectures {
+        let cubin = lowered.writer.add_blob(bytes::Bytes::from(compiler.compile(source, architecture)?));
+        if let Some(cuda) = &mut lowered.manifest.cuda {
+            cuda.modules.push(Module { architecture, cubin });
+        }
+    }
+    Ok(())
 }
 
 struct Clock {

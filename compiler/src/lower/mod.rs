@@ -6,14 +6,17 @@
 //!
 //! Must not know: ONNX, files, how the graph was optimised.
 
+mod cuda;
 mod refusal;
 
 use sliderun::op::Op;
 use sliderun::plan::PlanWriter;
+use sliderun::plan::cuda::CudaPlan;
 use sliderun::plan::manifest::{Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
+use cuda::Scheduled;
 pub use refusal::{LowerErrors, Refusal};
 
 /// A plan before it is written.
@@ -29,12 +32,31 @@ pub struct Lowered {
 /// # Errors
 /// Every node that the device cannot run and every extent that no input determines, all at once.
 pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> Result<Lowered, LowerErrors> {
+    let mut writer = PlanWriter::new();
+    let program = program(graph, &mut writer)?;
+    let symbols = symbols(graph, &program);
+    Ok(Lowered { manifest: Manifest { provenance, symbols, program, blobs: Vec::new(), verdicts, cuda: None }, writer })
+}
+
+/// Adds the program that NVIDIA GPUs run to a plan; gives the source of its kernels, whose cubins the plan still lacks.
+///
+/// # Errors
+/// As [`lower`], of what the GPU's kernels cannot do.
+pub fn lower_cuda(graph: &Graph, lowered: &mut Lowered) -> Result<String, LowerErrors> {
+    let program = program(graph, &mut lowered.writer)?;
+    let Scheduled { launches, source } = cuda::schedule(&program).map_err(LowerErrors)?;
+    lowered.manifest.cuda = Some(CudaPlan { program, launches, modules: Vec::new() });
+    Ok(source)
+}
+
+/// A graph's steps, values and constants, the latter's data in `writer`.
+fn program(graph: &Graph, writer: &mut PlanWriter<'static>) -> Result<Program, LowerErrors> {
     let live = live_nodes(graph);
     let refusals = refusal::refusals(graph, &live);
     if !refusals.is_empty() {
         return Err(LowerErrors(refusals));
     }
-    let mut emitter = Emitter::new(graph);
+    let mut emitter = Emitter::new(graph, writer);
     for &input in graph.inputs() {
         let id = emitter.add_value(ValueRef { node: input, slot: 0 }, Storage::Input);
         emitter.inputs.push(id);
@@ -51,7 +73,21 @@ pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> R
         let value = emitter.ids[&output.value];
         emitter.outputs.push(Output { name: output.name.clone(), value });
     }
-    Ok(emitter.finish(provenance, verdicts))
+    Ok(Program { values: emitter.values, inputs: emitter.inputs, outputs: emitter.outputs, steps: emitter.steps })
+}
+
+/// The symbols that a program mentions, with their ranges.
+fn symbols(graph: &Graph, program: &Program) -> Vec<SymbolRange> {
+    let mut mentioned = BTreeSet::new();
+    for dim in program.values.iter().flat_map(|v| &v.ty.shape) {
+        dim.symbols(&mut mentioned);
+    }
+    for step in &program.steps {
+        refusal::attribute_symbols(&step.op, &mut mentioned);
+    }
+    let range =
+        |name: String| graph.symbols.get(&name).cloned().unwrap_or(SymbolRange { name, min: 1, max: i64::from(i32::MAX) });
+    mentioned.into_iter().map(range).collect()
 }
 
 /// The nodes that the graph's outputs depend on, and the inputs.
@@ -68,26 +104,26 @@ fn live_nodes(graph: &Graph) -> BTreeSet<NodeId> {
 
 struct Emitter<'g> {
     graph: &'g Graph,
+    writer: &'g mut PlanWriter<'static>,
     ids: HashMap<ValueRef, ValueId>,
     values: Vec<Value>,
     inputs: Vec<ValueId>,
     outputs: Vec<Output>,
     steps: Vec<Step>,
     step_names: BTreeSet<String>,
-    writer: PlanWriter<'static>,
 }
 
 impl<'g> Emitter<'g> {
-    fn new(graph: &'g Graph) -> Self {
+    fn new(graph: &'g Graph, writer: &'g mut PlanWriter<'static>) -> Self {
         Emitter {
             graph,
+            writer,
             ids: HashMap::new(),
             values: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             steps: Vec::new(),
             step_names: BTreeSet::new(),
-            writer: PlanWriter::new(),
         }
     }
 
@@ -139,32 +175,6 @@ impl<'g> Emitter<'g> {
             n += 1;
         }
         name
-    }
-
-    fn finish(self, provenance: Provenance, verdicts: Vec<Verdict>) -> Lowered {
-        let mut mentioned = BTreeSet::new();
-        for dim in self.values.iter().flat_map(|v| &v.ty.shape) {
-            dim.symbols(&mut mentioned);
-        }
-        for step in &self.steps {
-            refusal::attribute_symbols(&step.op, &mut mentioned);
-        }
-        let ranges: &BTreeMap<String, SymbolRange> = &self.graph.symbols;
-        let symbols = mentioned
-            .into_iter()
-            .map(|name| ranges.get(&name).cloned().unwrap_or(SymbolRange { name, min: 1, max: i64::from(i32::MAX) }))
-            .collect();
-        Lowered {
-            manifest: Manifest {
-                provenance,
-                symbols,
-                program: Program { values: self.values, inputs: self.inputs, outputs: self.outputs, steps: self.steps },
-                blobs: Vec::new(),
-                verdicts,
-                cuda: None,
-            },
-            writer: self.writer,
-        }
     }
 }
 

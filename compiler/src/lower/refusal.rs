@@ -38,9 +38,9 @@ pub struct LowerErrors(pub Vec<Refusal>);
 impl fmt::Display for LowerErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {
-            [one] => write!(f, "a node cannot be lowered for the CPU: {one}"),
+            [one] => write!(f, "a node cannot be lowered: {one}"),
             many => {
-                write!(f, "{} nodes cannot be lowered for the CPU:", many.len())?;
+                write!(f, "{} nodes cannot be lowered:", many.len())?;
                 many.iter().try_for_each(|r| write!(f, "\n{r}"))
             }
         }

@@ -31,6 +31,7 @@ pub(crate) mod product;
 mod prune;
 pub mod report;
 pub mod rewrite;
+mod split_epilogues;
 
 pub use report::{PassReport, Verdict};
 
@@ -50,6 +51,7 @@ pub const PIPELINE: &[Pass] = &[
     fuse_activation::PASS,
     decompose::PASS,
     lift::PASS,
+    split_epilogues::PASS,
 ];
 
 /// A pass's declaration.

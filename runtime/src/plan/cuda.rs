@@ -71,4 +71,6 @@ pub enum Argument {
     Value(ValueId),
     /// A 64-bit integer.
     Integer(Dim),
+    /// The address of a 32-bit integer, which a kernel that finds a fault in data (an index out of range) sets to its launch's position plus 1.
+    Fault,
 }

@@ -78,6 +78,7 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
                 for argument in &kernel.arguments {
                     match argument {
                         Argument::Integer(d) => check_extents(&place, [d], symbols)?,
+                        Argument::Fault => {}
                         Argument::Value(id) if (id.0 as usize) < cuda.program.values.len() => {}
                         Argument::Value(id) => return fail(place, format!("there is no value {}", id.0)),
                     }

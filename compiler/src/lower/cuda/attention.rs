@@ -1,0 +1,109 @@
+//! Attention: the tile and the arguments of its kernels.
+
+use sliderun::dim::Dim;
+use sliderun::dtype::DType;
+use sliderun::op::attention::Attention;
+use sliderun::plan::manifest::{Program, Step, ValueId};
+
+use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float};
+
+/// How a block goes through the work, as `attention.cuh` and `attention_f32.cuh` define it.
+struct Tile {
+    cpp: String,
+    function: &'static str,
+    threads: usize,
+    queries: usize,
+    shared_bytes: usize,
+}
+
+impl Tile {
+    /// Tensor cores: blocks of one query tile, the keys parted among four warps, for latency; from 128 on, sums that one warp cannot hold
+    /// beside its scores rule that out.
+    fn tensor_cores(d: usize, e: usize) -> Tile {
+        let (query_warps, key_warps, key_tile, stages) = if d.max(e) <= 64 { (1, 4, 32, 1) } else { (4, 1, 32, 2) };
+        let (d_steps, e_steps) = (d.div_ceil(16), e.div_ceil(16));
+        let row = |chunks: usize| 16 * (chunks | 1);
+        let queries = 16 * query_warps;
+        let staged = stages * key_tile * key_warps * (row(2 * d_steps) + row(2 * e_steps));
+        let merged = if key_warps == 1 { 0 } else { 4 * key_warps * queries * (16 * e_steps + 8) };
+        Tile {
+            cpp: format!("slide::AttentionTile<{d}, {e}, {query_warps}, {key_warps}, 1, {key_tile}, {stages}>"),
+            function: "attention",
+            threads: 32 * query_warps * key_warps,
+            queries,
+            shared_bytes: staged.max(merged),
+        }
+    }
+
+    fn plain(d: usize, e: usize) -> Tile {
+        let (warps, rows, key_share) = (4, 1, 4);
+        let (queries, keys) = (4 * warps * rows, 8 * key_share);
+        let depth_row = if d.is_multiple_of(8) { d + 4 } else { d };
+        Tile {
+            cpp: format!("slide::PlainAttentionTile<{d}, {e}, {warps}, {rows}, {key_share}>"),
+            function: "attention_f32",
+            threads: 32 * warps,
+            queries,
+            shared_bytes: 4 * ((queries + keys) * depth_row + keys * e + queries * (keys + 4)),
+        }
+    }
+}
+
+/// The kernel of an Attention step.
+///
+/// # Errors
+/// What about the step has no kernel.
+pub fn kernel(program: &Program, launch: usize, step: &Step, op: &Attention) -> Result<Generated, String> {
+    let mut b = KernelBuilder::new(program, launch, "attention");
+    let operand = |i: usize| step.inputs[i].expect("the type rules demand this operand");
+    let (query, value) = (b.ty(operand(0)).clone(), b.ty(operand(2)).clone());
+    let depth = |width: &Dim| width.as_usize().map(|w| w / op.heads).filter(|d| (8..=256).contains(d) && d.is_multiple_of(8));
+    let (Some(d), Some(e)) = (depth(&query.shape[2]), depth(&value.shape[2])) else {
+        return Err(format!(
+            "{} heads of widths {} and {}, where 8 to 256 in eights is supported",
+            op.heads, query.shape[2], value.shape[2]
+        ));
+    };
+    let tile = if query.dtype == DType::F32 { Tile::plain(d, e) } else { Tile::tensor_cores(d, e) };
+    let c = element_type(query.dtype);
+    let heads = |b: &mut KernelBuilder<'_>, pointer: String, id: ValueId| {
+        let [_, rows, width] = b.ty(id).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
+        let (batch, row) = (b.long_extent(&(rows.clone() * width.clone())), b.long_extent(width));
+        format!("{{{pointer}, {batch}, {row}}}")
+    };
+    let [q, k, v] = [0, 1, 2].map(|i| {
+        let pointer = b.input(operand(i));
+        heads(&mut b, pointer, operand(i))
+    });
+    let out = b.output(step.outputs[0]);
+    let out = heads(&mut b, out, step.outputs[0]);
+    let (tokens, total) = (query.shape[1].clone(), value.shape[1].clone());
+    let (mask, mask_type) = match step.inputs.get(3).copied().flatten() {
+        None => ("{}".to_owned(), "slide::NoMask".to_owned()),
+        Some(id) => {
+            let ty = b.ty(id).clone();
+            let mut strides = vec!["0".to_owned(); 4 - ty.rank()];
+            for (axis, extent) in ty.shape.iter().enumerate() {
+                let stride = b.long_extent(&Dim::product(&ty.shape[axis + 1..]));
+                strides.push(match extent.as_const() {
+                    Some(1) => "0".to_owned(),
+                    Some(_) => stride,
+                    None => format!("({} == 1 ? 0 : {stride})", b.long_extent(extent)),
+                });
+            }
+            (format!("{{{}, {}}}", b.input(id), strides.join(", ")), format!("slide::ScoreMask<{}>", element_type(ty.dtype)))
+        }
+    };
+    let (tokens_text, total_text) = (b.extent(&tokens), b.extent(&total));
+    let body = format!(
+        "    extern __shared__ __align__(16) unsigned char shared[];\n    \
+         const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {}, 1, {tokens_text}, {total_text}, {}, 0}};\n    \
+         slide::{}<{}, slide::Visibility::ALL>(arguments, shared);\n",
+        op.heads,
+        float(op.scale),
+        tile.function,
+        tile.cpp,
+    );
+    let blocks = query.shape[0].clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries);
+    Ok(b.finish(blocks, tile.threads, tile.shared_bytes, &body))
+}

@@ -1,0 +1,176 @@
+//! The parts that every generated kernel is put together from: its name, its parameters and their arguments, types as C++ spells them.
+//!
+//! Must not know: what kernels calculate.
+
+use sliderun::dim::Dim;
+use sliderun::dtype::DType;
+use sliderun::op::TensorType;
+use sliderun::plan::cuda::{Argument, Kernel};
+use sliderun::plan::manifest::{Program, Storage, Value, ValueId};
+use std::fmt::Write;
+
+/// A kernel that is being written.
+pub struct KernelBuilder<'p> {
+    program: &'p Program,
+    symbol: String,
+    /// Position of the launch.
+    pub launch: usize,
+    arguments: Vec<Argument>,
+    /// C++ declarations of the parameters.
+    parameters: Vec<String>,
+    /// Statements before the body.
+    prologue: String,
+}
+
+/// A kernel and its C++ definition.
+pub struct Generated {
+    pub kernel: Kernel,
+    pub source: String,
+}
+
+impl<'p> KernelBuilder<'p> {
+    /// A kernel for the launch at a position; `what` becomes part of its name.
+    pub fn new(program: &'p Program, launch: usize, what: &str) -> Self {
+        let what: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+        KernelBuilder {
+            program,
+            symbol: format!("slide_{launch}_{what}"),
+            launch,
+            arguments: Vec::new(),
+            parameters: Vec::new(),
+            prologue: String::new(),
+        }
+    }
+
+    /// A value of the program.
+    pub fn value(&self, id: ValueId) -> &'p Value {
+        &self.program.values[id.0 as usize]
+    }
+
+    /// A value's type.
+    pub fn ty(&self, id: ValueId) -> &'p TensorType {
+        &self.value(id).ty
+    }
+
+    /// The value that holds the elements of `id`.
+    pub fn root(&self, id: ValueId) -> ValueId {
+        match self.value(id).storage {
+            Storage::Alias(of) => of,
+            _ => id,
+        }
+    }
+
+    fn argument(&mut self, argument: Argument, declare: impl FnOnce(usize) -> String) -> usize {
+        if let Some(at) = self.arguments.iter().position(|a| *a == argument) {
+            return at;
+        }
+        self.parameters.push(declare(self.arguments.len()));
+        self.arguments.push(argument);
+        self.arguments.len() - 1
+    }
+
+    /// The name of the pointer to a value's elements, to read them.
+    pub fn input(&mut self, id: ValueId) -> String {
+        let root = self.root(id);
+        let ty = element_type(self.ty(root).dtype);
+        let at = self.argument(Argument::Value(root), |at| format!("const {ty}* p{at}"));
+        format!("p{at}")
+    }
+
+    /// The name of the pointer to a value's elements, to write them. A kernel reads no value that it writes.
+    pub fn output(&mut self, id: ValueId) -> String {
+        let ty = element_type(self.ty(id).dtype);
+        let at = self.argument(Argument::Value(id), |at| format!("{ty}* p{at}"));
+        format!("p{at}")
+    }
+
+    /// An extent as an expression of type `long long`.
+    pub fn long_extent(&mut self, extent: &Dim) -> String {
+        match extent.as_const() {
+            Some(v) => format!("{v}LL"),
+            None => {
+                let at = self.argument(Argument::Integer(extent.clone()), |at| format!("long long p{at}"));
+                format!("p{at}")
+            }
+        }
+    }
+
+    /// An extent as an expression of type `int`: for values that the runtime has checked to have fewer than 2³¹ elements.
+    pub fn extent(&mut self, extent: &Dim) -> String {
+        match extent.as_const() {
+            Some(v) => v.to_string(),
+            None => {
+                let known = self.arguments.iter().any(|a| *a == Argument::Integer(extent.clone()));
+                let wide = self.long_extent(extent);
+                let name = format!("n{}", &wide[1..]);
+                if !known || !self.prologue.contains(&format!("int {name} ")) {
+                    writeln!(self.prologue, "    const int {name} = static_cast<int>({wide});").expect("text takes any text");
+                }
+                name
+            }
+        }
+    }
+
+    /// The name of the pointer to where faults in data are noted.
+    pub fn fault(&mut self) -> String {
+        let at = self.argument(Argument::Fault, |at| format!("int* p{at}"));
+        format!("p{at}")
+    }
+
+    /// The finished kernel.
+    pub fn finish(self, blocks: Dim, threads: usize, shared_bytes: usize, body: &str) -> Generated {
+        let source = format!(
+            "extern \"C\" __global__ void __launch_bounds__({threads}) {}({}) {{\n{}{body}}}\n",
+            self.symbol,
+            self.parameters.join(", "),
+            self.prologue
+        );
+        let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
+        Generated {
+            kernel: Kernel {
+                symbol: self.symbol,
+                blocks,
+                threads: narrow(threads),
+                shared_bytes: narrow(shared_bytes),
+                arguments: self.arguments,
+            },
+            source,
+        }
+    }
+}
+
+/// How memory holds elements, in C++.
+pub fn element_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::F64 => "double",
+        DType::F16 => "__half",
+        DType::Bf16 => "__nv_bfloat16",
+        DType::F8e4m3 => "__nv_fp8_e4m3",
+        DType::F8e5m2 => "__nv_fp8_e5m2",
+        DType::Bool => "slide::Truth",
+        DType::I8 => "signed char",
+        DType::I16 => "short",
+        DType::I32 => "int",
+        DType::I64 => "long long",
+        DType::U8 => "unsigned char",
+        DType::U16 => "unsigned short",
+        DType::U32 => "unsigned",
+        DType::U64 => "unsigned long long",
+    }
+}
+
+/// `⌈a / b⌉`.
+pub fn ceil_div(a: &Dim, b: usize) -> Dim {
+    (a.clone() + Dim::from(b - 1)).floor_div(&b.into())
+}
+
+/// All but the last extent, multiplied.
+pub fn rows_of(shape: &[Dim]) -> Dim {
+    Dim::product(&shape[..shape.len().saturating_sub(1)])
+}
+
+/// A float as C++ reads it back exactly.
+pub fn float(v: f32) -> String {
+    if v.is_nan() { "__int_as_float(0x7fc00000)".into() } else { format!("__int_as_float({:#x})", v.to_bits()) }
+}

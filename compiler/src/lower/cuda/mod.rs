@@ -1,0 +1,153 @@
+//! Launches for NVIDIA GPUs: a program's steps become kernels, of which this writes the CUDA C++, and matrix products that libraries do.
+//!
+//! One translation unit holds a plan's kernels: thin functions that call the templates of the project's headers with everything that the
+//! plan fixes as template arguments. What varies from run to run, they are given.
+//!
+//! Must not know: graphs, cubins, how the source is compiled.
+
+mod attention;
+mod builder;
+mod pointwise;
+mod reduce;
+mod rows;
+
+use sliderun::dim::Dim;
+use sliderun::dtype::DType;
+use sliderun::op::Op;
+use sliderun::plan::cuda::{Launch, Work};
+use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
+
+use super::refusal::Refusal;
+use builder::Generated;
+
+/// What the generated code includes.
+const HEADERS: [&str; 9] = [
+    "activation.cuh",
+    "attention.cuh",
+    "attention_f32.cuh",
+    "dequant.cuh",
+    "element.cuh",
+    "norm.cuh",
+    "quant_lift.cuh",
+    "reduce.cuh",
+    "softmax.cuh",
+];
+
+/// How a program is launched.
+#[derive(Debug, Default)]
+pub struct Scheduled {
+    /// The launches, in order.
+    pub launches: Vec<Launch>,
+    /// The kernels' definitions: CUDA C++.
+    pub source: String,
+}
+
+/// Launches for all steps of a program.
+///
+/// # Errors
+/// Every step that has no kernel, all at once.
+pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
+    let mut scheduled = Scheduled { source: HEADERS.map(|h| format!("#include \"{h}\"\n")).concat(), ..Scheduled::default() };
+    let mut refusals = Vec::new();
+    let readers = Readers::new(program);
+    let mut rest = program.steps.as_slice();
+    let mut at = 0;
+    while let Some(step) = rest.first() {
+        let count = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 1 };
+        let (now, after) = rest.split_at(count);
+        let position = scheduled.launches.len();
+        let work = match launch(program, position, now) {
+            Ok(None) => Some(Work::Product),
+            Ok(Some(Generated { kernel, source })) => {
+                scheduled.source.push_str(&source);
+                Some(Work::Kernel(kernel))
+            }
+            Err(reason) => {
+                let ty = |id: &ValueId| program.values[id.0 as usize].ty.clone();
+                refusals.push(Refusal {
+                    node: step.name.clone(),
+                    operator: step.op.name(),
+                    inputs: step.inputs.iter().flatten().map(ty).collect(),
+                    reason: format!(
+                        "CUDA devices cannot run it yet ({reason}); leave --target away to compile for the CPU alone"
+                    ),
+                });
+                None
+            }
+        };
+        scheduled
+            .launches
+            .extend(work.map(|work| Launch { steps: u32::try_from(count).expect("steps are counted in u32"), work }));
+        (rest, at) = (after, at + count);
+    }
+    if refusals.is_empty() { Ok(scheduled) } else { Err(refusals) }
+}
+
+/// The kernel of steps that are launched together; `None` for a product that a library does.
+fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<Generated>, String> {
+    let [step] = steps else { return Ok(Some(pointwise::kernel(program, position, steps))) };
+    match &step.op {
+        Op::SparseGemm(_) | Op::DenseGemm(_) => Ok(None),
+        Op::MatMul(op) if op.activation.is_none() && step.inputs.get(2).copied().flatten().is_none() => {
+            let ty = &program.values[step.outputs[0].0 as usize].ty;
+            match ty.dtype {
+                DType::F32 | DType::F16 | DType::Bf16 => Ok(None),
+                dtype => Err(format!("MatMul of {dtype}")),
+            }
+        }
+        Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => rows::rows(program, position, step).map(Some),
+        Op::QuantLift(op) => rows::quant_lift(program, position, step, op).map(Some),
+        Op::Dequant(op) => rows::dequant(program, position, step, op).map(Some),
+        Op::Attention(op) => attention::kernel(program, position, step, op).map(Some),
+        Op::Reduce(op) => reduce::kernel(program, position, step, op).map(Some),
+        _ => {
+            pointwise::supports(program, step)?;
+            Ok(Some(pointwise::kernel(program, position, steps)))
+        }
+    }
+}
+
+/// Who reads each value's elements.
+struct Readers {
+    /// By root: the steps, and `usize::MAX` for a graph output.
+    steps: Vec<Vec<usize>>,
+}
+
+impl Readers {
+    fn new(program: &Program) -> Self {
+        let root = |id: ValueId| match program.values[id.0 as usize].storage {
+            Storage::Alias(of) => of.0 as usize,
+            _ => id.0 as usize,
+        };
+        let mut steps = vec![Vec::new(); program.values.len()];
+        for (at, step) in program.steps.iter().enumerate() {
+            step.inputs.iter().flatten().for_each(|id| steps[root(*id)].push(at));
+        }
+        program.outputs.iter().for_each(|o| steps[root(o.value)].push(usize::MAX));
+        Readers { steps }
+    }
+
+    /// Whether only this step reads what another one computes.
+    fn only(&self, step: &Step, reader: usize) -> bool {
+        step.outputs.iter().all(|o| self.steps[o.0 as usize].iter().all(|r| *r == reader))
+    }
+}
+
+/// How many steps from this one on one kernel can do: each but the last is read by the next alone, element by element.
+fn fusible(program: &Program, readers: &Readers, first: usize) -> usize {
+    let elements = |step: &Step| -> Dim { program.values[step.outputs[0].0 as usize].ty.elements() };
+    let mut end = first + 1;
+    while let Some(next) = program.steps.get(end) {
+        let last = &program.steps[end - 1];
+        let chained = last.outputs.len() == 1
+            && next.outputs.len() == 1
+            && readers.only(last, end)
+            && elements(last) == elements(next)
+            && pointwise::supports(program, next).is_ok();
+        if !chained {
+            break;
+        }
+        end += 1;
+    }
+    end - first
+}
