@@ -3,6 +3,8 @@
 //! Must not know: ONNX, how plans are made.
 
 mod bind;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dense;
 mod device;
 mod error;
@@ -43,6 +45,8 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// How sparse products run on the CPU.
     pub sparse_form: SparseForm,
+    /// On the CPU, run the plan's program for CUDA devices instead of its own: the reference for what a GPU computes.
+    pub cuda_program: bool,
     /// Most bytes of working memory that one run may take; no limit when `None`. Set it for plans from strangers.
     pub memory_limit: Option<usize>,
 }
@@ -102,10 +106,24 @@ pub struct ArenaSize {
 /// A plan made ready for a device. Clones share everything; runs may overlap.
 #[derive(Clone)]
 pub struct Session {
-    shared: Arc<Shared>,
+    backend: Backend,
 }
 
-struct Shared {
+#[derive(Clone)]
+enum Backend {
+    Cpu(Arc<Cpu>),
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<Cuda>),
+}
+
+#[cfg(feature = "cuda")]
+struct Cuda {
+    gpu: cuda::Gpu,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+struct Cpu {
     program: Program,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -126,6 +144,13 @@ impl Session {
     /// # Errors
     /// A device that is not there, damaged blobs, steps that do not fit their operands.
     pub fn new(plan: Arc<Plan>, device: Device, options: SessionOptions) -> Result<Session, SessionError> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = device {
+            let gpu = cuda::Gpu::new(plan, ordinal)?;
+            let (inputs, outputs) = (gpu.inputs(), gpu.outputs());
+            return Ok(Session { backend: Backend::Cuda(Arc::new(Cuda { gpu, inputs, outputs })) });
+        }
+        #[cfg(not(feature = "cuda"))]
         if let Device::Cuda(_) = device {
             return Err(SessionError::NoCuda);
         }
@@ -139,11 +164,11 @@ impl Session {
             .thread_name(|i| format!("sliderun-{i}"))
             .build()
             .map_err(|e| SessionError::Threads(e.to_string()))?;
-        let program = threads.install(|| Program::new(plan, options.sparse_form))?;
+        let program = threads.install(|| Program::new(plan, &options))?;
         let inputs = program.inputs.iter().map(|&v| program.port(v)).collect();
         let outputs =
             program.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: program.values[*v].ty.clone() }).collect();
-        let shared = Shared {
+        let cpu = Cpu {
             program,
             inputs,
             outputs,
@@ -152,32 +177,48 @@ impl Session {
             bound: Mutex::default(),
             arenas: ArenaPool::default(),
         };
-        Ok(Session { shared: Arc::new(shared) })
+        Ok(Session { backend: Backend::Cpu(Arc::new(cpu)) })
     }
 
     /// The plan.
     pub fn plan(&self) -> &Arc<Plan> {
-        &self.shared.program.plan
+        match &self.backend {
+            Backend::Cpu(cpu) => &cpu.program.plan,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.gpu.plan(),
+        }
     }
 
     /// The inputs, in the model's order.
     pub fn inputs(&self) -> &[Port] {
-        &self.shared.inputs
+        match &self.backend {
+            Backend::Cpu(cpu) => &cpu.inputs,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => &cuda.inputs,
+        }
     }
 
     /// The outputs, in the model's order.
     pub fn outputs(&self) -> &[Port] {
-        &self.shared.outputs
+        match &self.backend {
+            Backend::Cpu(cpu) => &cpu.outputs,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => &cuda.outputs,
+        }
     }
 
     /// The symbols that extents mention, with the values for which the plan was compiled.
     pub fn symbols(&self) -> &[SymbolRange] {
-        &self.shared.program.plan.manifest().symbols
+        &self.plan().manifest().symbols
     }
 
-    /// Threads that one run uses.
+    /// Threads that one run uses; 1 on a GPU, whose runs the host only starts.
     pub fn threads(&self) -> usize {
-        self.shared.threads.current_num_threads()
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.threads.current_num_threads(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_) => 1,
+        }
     }
 
     /// Runs the plan. `inputs` are (name, data) pairs in any order; gives (name, data) in the order of [`Session::outputs`].
@@ -185,7 +226,11 @@ impl Session {
     /// # Errors
     /// Inputs that do not fit, and data that a step refuses.
     pub fn run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, Tensor)>, SessionError> {
-        self.execute(inputs, None)
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.execute(inputs, None),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.gpu.run(inputs),
+        }
     }
 
     /// As [`Session::run`], and calls `trace` after each step, on one of the session's threads.
@@ -197,7 +242,41 @@ impl Session {
         inputs: &[(&str, TensorView<'_>)],
         trace: &mut (dyn FnMut(StepTrace<'_>) + Send),
     ) -> Result<Vec<(String, Tensor)>, SessionError> {
-        self.execute(inputs, Some(trace))
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.execute(inputs, Some(trace)),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.gpu.run_traced(inputs, None, trace),
+        }
+    }
+
+    /// As [`Session::run_traced`] on a GPU, but each launch reads, where `feed` has a value of that name, this and not what was computed before:
+    /// what each launch by itself makes of given operands. Outputs are poisoned before each launch.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU, which has no launches.
+    #[cfg(feature = "cuda")]
+    pub fn run_fed<'f>(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        feed: &'f dyn Fn(&str) -> Option<TensorView<'f>>,
+        trace: &mut dyn FnMut(StepTrace<'_>),
+    ) -> Result<Vec<(String, Tensor)>, SessionError> {
+        match &self.backend {
+            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
+            Backend::Cuda(cuda) => cuda.gpu.run_traced(inputs, Some(feed), trace),
+        }
+    }
+
+    /// Times of `times` replays of the graph on a GPU, from device memory to device memory, by its own clock.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn replay_times(&self, inputs: &[(&str, TensorView<'_>)], times: usize) -> Result<Vec<Duration>, SessionError> {
+        match &self.backend {
+            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
+            Backend::Cuda(cuda) => cuda.gpu.time(inputs, times),
+        }
     }
 
     /// Working memory of a run with these values of the symbols.
@@ -205,10 +284,19 @@ impl Session {
     /// # Errors
     /// Symbols that have no value or one outside the range for which the plan was compiled.
     pub fn arena_size(&self, symbols: &Bindings) -> Result<ArenaSize, SessionError> {
-        let shapes = inputs::shapes_of(&self.shared.inputs, self.symbols(), symbols)?;
+        let shapes = inputs::shapes_of(self.inputs(), self.symbols(), symbols)?;
         let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-        let bound = self.bind(&shapes)?;
-        Ok(ArenaSize { bytes: bound.layout.total, lower_bound: bound.layout.lower_bound })
+        match &self.backend {
+            Backend::Cpu(cpu) => {
+                let bound = cpu.bind(&shapes)?;
+                Ok(ArenaSize { bytes: bound.layout.total, lower_bound: bound.layout.lower_bound })
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => {
+                let (bytes, lower_bound) = cuda.gpu.arena(&shapes)?;
+                Ok(ArenaSize { bytes, lower_bound })
+            }
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! are the program's business.
 
 pub mod bench;
+#[cfg(feature = "cuda")]
+pub mod check;
 pub mod inspect;
 pub mod latency;
 pub mod names;
@@ -37,6 +39,8 @@ pub enum ToolError {
     File { path: PathBuf, source: io::Error },
     #[error("inputs are missing: {0}; give each as --input NAME=FILE.npy, or ask for --random ones")]
     MissingInputs(String),
+    #[error("{count} of the launches' results differ from the CPU's by more than the limit")]
+    Differs { count: usize },
     #[error("two outputs would be written to {}", .0.display())]
     SameFile(PathBuf),
     /// Results could not be written; a closed pipe is [`io::ErrorKind::BrokenPipe`].

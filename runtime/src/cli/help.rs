@@ -9,6 +9,7 @@ Commands:
   run       Run a plan on .npy files or random inputs
   inspect   Show what a plan says of itself
   bench     Measure a plan's latency
+  check     Compare a GPU's results with the CPU's, launch by launch
 
   -h, --help      Print help, also of a command
   -V, --version   Print the version
@@ -48,6 +49,24 @@ Usage: sliderun inspect PLAN [OPTIONS]
 
 Example:
   sliderun inspect model.slide --check
+";
+
+#[cfg(feature = "cuda")]
+pub const CHECK: &str = "\
+Run a plan's CUDA program on a GPU and compare each launch with the CPU, on random inputs:
+integers must be equal, floats within a limit; then compare the results end to end
+
+Usage: sliderun check PLAN [OPTIONS]
+
+  --shape batch=4,seq=128  Extents (default: 1 for a batch, else 32)
+  --rounds N               Sets of random inputs (default 1)
+  --seed N                 What the first starts from (default 0)
+  --limit X                Greatest relative error of f32 (default 1e-5; f16 and bf16: 1000 times that)
+  --device cuda[:N]        The GPU (default cuda)
+  --threads N              Threads of the CPU's run (default: as many as there are processors)
+
+Example:
+  sliderun check model.slide --shape batch=4,seq=128 --rounds 20
 ";
 
 pub const BENCH: &str = "\

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 use sliderun::tool::bench::{BenchOptions, bench};
+#[cfg(feature = "cuda")]
+use sliderun::tool::check::{CheckOptions, check};
 use sliderun::tool::inspect::{InspectOptions, inspect};
 use sliderun::tool::run::{RunOptions, run};
 use sliderun::tool::{ToolError, symbols};
@@ -22,6 +24,8 @@ enum Command {
     Run(RunOptions),
     Inspect(InspectOptions),
     Bench(BenchOptions),
+    #[cfg(feature = "cuda")]
+    Check(CheckOptions),
     Print(&'static str),
 }
 
@@ -39,6 +43,8 @@ pub fn main() -> ExitCode {
         Command::Run(options) => run(options, &mut out),
         Command::Inspect(options) => inspect(options, &mut out),
         Command::Bench(options) => bench(options, &mut out),
+        #[cfg(feature = "cuda")]
+        Command::Check(options) => check(options, &mut out),
         Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
     };
     match result.and_then(|()| Ok(out.flush()?)) {
@@ -65,6 +71,8 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("run") => parse_run(args),
             Some("inspect") => parse_inspect(args),
             Some("bench") => parse_bench(args),
+            #[cfg(feature = "cuda")]
+            Some("check") => parse_check(args),
             _ => Err(format!("unknown command '{}': run, inspect or bench was expected", name.to_string_lossy()).into()),
         },
         other => Err(other.unexpected()),
@@ -122,6 +130,27 @@ fn parse_inspect(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
     }
     options.plan = plan.get()?;
     Ok(Command::Inspect(options))
+}
+
+#[cfg(feature = "cuda")]
+fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (CheckOptions { rounds: 1, limit: 1e-5, ..CheckOptions::default() }, PlanFile::default());
+    options.target.device = sliderun::session::Device::Cuda(0);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::CHECK)),
+            Long("shape") => options.symbols.extend(args.value()?.parse_with(symbols::parse)?),
+            Long("seed") => options.seed = args.value()?.parse()?,
+            Long("rounds") => options.rounds = args.value()?.parse()?,
+            Long("limit") => options.limit = args.value()?.parse()?,
+            Long("device") => options.target.device = args.value()?.parse()?,
+            Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.target.plan = plan.get()?;
+    Ok(Command::Check(options))
 }
 
 fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {

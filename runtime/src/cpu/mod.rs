@@ -35,6 +35,8 @@ mod sparse;
 mod strided;
 mod windows;
 
+#[cfg(feature = "cuda")]
+pub(crate) use gemm::matrix::batched_matmul;
 pub use sparse::undo_lift;
 
 /// Why a kernel gave no result.

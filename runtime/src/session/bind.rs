@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use super::program::{Program, Source, index, step_error};
-use super::{Session, SessionError, inputs};
+use super::{Cpu, SessionError, inputs};
 use crate::dim::{Bindings, Dim};
 use crate::op::{InputTypes, Op, Semantics, TensorType};
 use crate::plan::arena::{self, Layout, Lifetime};
@@ -54,16 +54,16 @@ impl BoundCache {
     }
 }
 
-impl Session {
+impl Cpu {
     /// The program on these input shapes, whose ranks fit.
     pub(super) fn bind(&self, shapes: &[&[usize]]) -> Result<Arc<Bound>, SessionError> {
-        let cache = &self.shared.bound;
+        let cache = &self.bound;
         if let Some(bound) = cache.lock().unwrap_or_else(PoisonError::into_inner).get(shapes) {
             return Ok(bound);
         }
-        let symbols = inputs::unify(&self.shared.inputs, shapes, self.symbols())?;
-        let bound = Arc::new(Bound::new(&self.shared.program, &symbols)?);
-        if self.shared.memory_limit.is_some_and(|limit| bound.layout.total > limit) {
+        let symbols = inputs::unify(&self.inputs, shapes, &self.program.plan.manifest().symbols)?;
+        let bound = Arc::new(Bound::new(&self.program, &symbols)?);
+        if self.memory_limit.is_some_and(|limit| bound.layout.total > limit) {
             return Err(SessionError::Memory { bytes: bound.layout.total, why: "over the limit of this session" });
         }
         cache.lock().unwrap_or_else(PoisonError::into_inner).insert(shapes, bound.clone());
@@ -73,14 +73,7 @@ impl Session {
 
 impl Bound {
     fn new(program: &Program, symbols: &Bindings) -> Result<Bound, SessionError> {
-        let shapes = concrete_shapes(program, symbols)?;
-        let types: Vec<TensorType> = program
-            .values
-            .iter()
-            .zip(&shapes)
-            .map(|(value, shape)| TensorType::new(value.ty.dtype, shape.iter().copied()))
-            .collect();
-        let ops = check_steps(program, symbols, &types)?;
+        let (shapes, ops) = concrete(program, symbols)?;
         let bytes = |v: usize| shapes[v].iter().product::<usize>() * program.values[v].ty.dtype.size();
         let buffers = lifetimes(program, bytes);
         let lifetimes: Vec<Lifetime> = buffers.values().copied().collect();
@@ -94,6 +87,15 @@ impl Bound {
         let ranges = (0..program.values.len()).map(range).collect();
         Ok(Bound { shapes, ops, ranges, layout })
     }
+}
+
+/// Extents of every value, and the steps' operators without symbols, checked against the types of their operands.
+pub(super) fn concrete(program: &Program, symbols: &Bindings) -> Result<(Vec<Vec<usize>>, Vec<Op>), SessionError> {
+    let shapes = concrete_shapes(program, symbols)?;
+    let types: Vec<TensorType> =
+        program.values.iter().zip(&shapes).map(|(value, shape)| TensorType::new(value.ty.dtype, shape.iter().copied())).collect();
+    let ops = check_steps(program, symbols, &types)?;
+    Ok((shapes, ops))
 }
 
 /// Extents of every value. The bytes that each needs fit in an `isize`, even with its empty axes left out.

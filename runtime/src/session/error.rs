@@ -11,6 +11,19 @@ pub enum SessionError {
     Plan(#[from] PlanError),
     #[error("this build of sliderun has no CUDA device support: use the device cpu")]
     NoCuda,
+    #[error(
+        "the plan was compiled for the CPU alone: compile it with --target sm_90a or whatever the GPU is (slidec compile --help)"
+    )]
+    NotForCuda,
+    #[error(
+        "the plan has no kernels for {device}, of compute capability {major}.{minor}, only for {available}: compile it with --target sm_{major}{minor}"
+    )]
+    NoModule { device: String, major: u32, minor: u32, available: String },
+    #[error("this is possible on a CUDA device only")]
+    NotOnCuda,
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
     #[error("a session needs at least one thread")]
     NoThreads,
     #[error("the threads cannot be started: {0}")]

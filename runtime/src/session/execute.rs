@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::bind::Bound;
 use super::program::{Source, index, step_error};
-use super::{Session, SessionError, Shared, StepTrace, TracedValue, inputs};
+use super::{Cpu, SessionError, StepTrace, TracedValue, inputs};
 use crate::cpu::{Context, Kernel};
 use crate::plan::manifest::Step;
 use crate::tensor::{AlignedBytes, Tensor, TensorView, TensorViewMut, no_bytes, no_bytes_mut};
@@ -49,25 +49,25 @@ impl ArenaPool {
 
 type Trace<'a> = Option<&'a mut (dyn FnMut(StepTrace<'_>) + Send)>;
 
-impl Session {
+impl Cpu {
     pub(super) fn execute(
         &self,
         given: &[(&str, TensorView<'_>)],
         trace: Trace<'_>,
     ) -> Result<Vec<(String, Tensor)>, SessionError> {
-        let inputs = inputs::arrange(&self.shared.inputs, given)?;
+        let inputs = inputs::arrange(&self.inputs, given)?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|v| v.shape).collect();
         let bound = self.bind(&shapes)?;
-        let mut arena = self.shared.arenas.take(bound.layout.total)?;
-        let run = Run { shared: &self.shared, bound: &bound, inputs: &inputs };
-        let result = self.shared.threads.install(|| run.all(&mut arena.as_mut_slice()[..bound.layout.total], trace));
-        self.shared.arenas.put(arena);
+        let mut arena = self.arenas.take(bound.layout.total)?;
+        let run = Run { shared: self, bound: &bound, inputs: &inputs };
+        let result = self.threads.install(|| run.all(&mut arena.as_mut_slice()[..bound.layout.total], trace));
+        self.arenas.put(arena);
         result
     }
 }
 
 struct Run<'a> {
-    shared: &'a Shared,
+    shared: &'a Cpu,
     bound: &'a Bound,
     /// In the plan's order.
     inputs: &'a [TensorView<'a>],

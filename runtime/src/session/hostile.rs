@@ -225,7 +225,8 @@ fn run_made_up(file: &[u8], mutations: &[(usize, usize)], repaired: bool, form: 
         repair(&mut manifest);
     }
     let Ok(plan) = Plan::from_bytes(with_manifest(file, &manifest)) else { return };
-    let options = SessionOptions { threads: Some(1), sparse_form: form, memory_limit: Some(1 << 20) };
+    let options =
+        SessionOptions { threads: Some(1), sparse_form: form, memory_limit: Some(1 << 20), ..SessionOptions::default() };
     let Ok(session) = Session::new(Arc::new(plan), Device::Cpu, options) else { return };
     let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max))).collect();
     let Ok(size) = session.arena_size(&symbols) else { return };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Port, SessionError, SparseForm, dense};
+use super::{Port, SessionError, SessionOptions, SparseForm, dense};
 use crate::cpu::{Kernel, Prepared};
 use crate::op::{InputTypes, Semantics, TensorType};
-use crate::plan::manifest::{BlobId, Step, Storage, ValueId};
+use crate::plan::manifest::{self, BlobId, Step, Storage, ValueId};
 use crate::plan::{Plan, PlanError};
 use crate::tensor::{Tensor, TensorView};
 
@@ -52,11 +52,18 @@ pub(super) fn step_error(step: &Step, reason: impl ToString) -> SessionError {
 }
 
 impl Program {
-    pub fn new(plan: Arc<Plan>, form: SparseForm) -> Result<Program, SessionError> {
-        let mut program = Program::read(plan);
+    /// The program that runs on the CPU.
+    pub fn new(plan: Arc<Plan>, options: &SessionOptions) -> Result<Program, SessionError> {
+        let manifest = plan.manifest();
+        let read = match &manifest.cuda {
+            Some(cuda) if options.cuda_program => &cuda.program,
+            None if options.cuda_program => return Err(SessionError::NotForCuda),
+            _ => &manifest.program,
+        };
+        let mut program = Program::read(&plan, read);
         program.find_what_steps_bring();
         program.check_types()?;
-        if form == SparseForm::Dense {
+        if options.sparse_form == SparseForm::Dense {
             dense::undo_lifts(&mut program)?;
             program.check_types()?;
         }
@@ -64,10 +71,18 @@ impl Program {
         Ok(program)
     }
 
-    fn read(plan: Arc<Plan>) -> Program {
-        let manifest = plan.manifest();
-        let mut values: Vec<Value> = Vec::with_capacity(manifest.program.values.len());
-        for (i, v) in manifest.program.values.iter().enumerate() {
+    /// The plan's program for CUDA devices, with its steps checked against their operands.
+    #[cfg(feature = "cuda")]
+    pub fn for_cuda(plan: &Arc<Plan>, read: &manifest::Program) -> Result<Program, SessionError> {
+        let mut program = Program::read(plan, read);
+        program.find_what_steps_bring();
+        program.check_types()?;
+        Ok(program)
+    }
+
+    fn read(plan: &Arc<Plan>, read: &manifest::Program) -> Program {
+        let mut values: Vec<Value> = Vec::with_capacity(read.values.len());
+        for (i, v) in read.values.iter().enumerate() {
             let (source, root) = match v.storage {
                 Storage::Constant(blob) => (Source::Blob(blob), i),
                 // Aliases point backwards.
@@ -78,18 +93,18 @@ impl Program {
             };
             values.push(Value { name: v.name.clone(), ty: v.ty.clone(), from_model: v.from_model, source, root });
         }
-        let inputs: Vec<usize> = manifest.program.inputs.iter().copied().map(index).collect();
+        let inputs: Vec<usize> = read.inputs.iter().copied().map(index).collect();
         for (position, &v) in inputs.iter().enumerate() {
             values[v].source = Source::Input(position);
         }
-        for (position, step) in manifest.program.steps.iter().enumerate() {
+        for (position, step) in read.steps.iter().enumerate() {
             for &v in &step.outputs {
                 values[index(v)].source = Source::Computed(position);
             }
         }
-        let outputs = manifest.program.outputs.iter().map(|o| (o.name.clone(), index(o.value))).collect();
-        let steps = manifest.program.steps.clone();
-        Program { values, steps, prepared: Vec::new(), inputs, outputs, brings: Vec::new(), plan }
+        let outputs = read.outputs.iter().map(|o| (o.name.clone(), index(o.value))).collect();
+        let steps = read.steps.clone();
+        Program { values, steps, prepared: Vec::new(), inputs, outputs, brings: Vec::new(), plan: plan.clone() }
     }
 
     fn find_what_steps_bring(&mut self) {

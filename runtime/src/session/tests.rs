@@ -41,6 +41,14 @@ fn check_run(session: &Session, batch: usize, seq: usize) {
     assert_eq!(found, [("z", &[batch, 2][..], &z[..]), ("first", &[batch * 3][..], &y[..])]);
 }
 
+fn cpu(session: &Session) -> &Cpu {
+    match &session.backend {
+        Backend::Cpu(cpu) => cpu,
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(_) => panic!("a session on the CPU"),
+    }
+}
+
 #[test]
 fn a_plan_runs() {
     let session = session_of(|_| {}).unwrap();
@@ -197,7 +205,7 @@ fn runs_may_overlap() {
             scope.spawn(move || (0..50).for_each(|i| check_run(&session, 1 + (i + thread) % 8, 1 + i % 3)));
         }
     });
-    assert!(session.shared.arenas.sizes().len() <= 4);
+    assert!(cpu(&session).arenas.sizes().len() <= 4);
 }
 
 #[test]
@@ -206,8 +214,8 @@ fn memory_is_bounded_under_shape_churn() {
     for i in 0..200 {
         check_run(&session, 1 + i % 8, 1 + i);
     }
-    assert_eq!(session.shared.bound.lock().unwrap().len(), 32);
-    assert_eq!(session.shared.arenas.sizes(), [192], "one arena, of the largest shape's size");
+    assert_eq!(cpu(&session).bound.lock().unwrap().len(), 32);
+    assert_eq!(cpu(&session).arenas.sizes(), [192], "one arena, of the largest shape's size");
 }
 
 #[test]
@@ -276,12 +284,12 @@ fn sparse_session(form: SparseForm, change: impl FnOnce(&mut Manifest)) -> Sessi
 
 #[test]
 fn the_lift_is_undone_where_only_products_read_it() {
-    let ops = |session: &Session| session.shared.program.steps.iter().map(|s| s.op.name()).collect::<Vec<_>>();
+    let ops = |session: &Session| cpu(session).program.steps.iter().map(|s| s.op.name()).collect::<Vec<_>>();
     let dense = sparse_session(SparseForm::Dense, |_| {});
     assert_eq!(ops(&dense), ["QuantLift", "DenseGemm", "Dequant"]);
-    let values = &dense.shared.program.values;
+    let values = &cpu(&dense).program.values;
     assert_eq!(values[4].ty.to_string(), "i8[rows, 8]");
-    let weight = dense.shared.program.constant(8, &[2, 8]).unwrap().unwrap();
+    let weight = cpu(&dense).program.constant(8, &[2, 8]).unwrap().unwrap();
     assert_eq!(weight.as_slice::<i8>().unwrap(), W24);
     let sparse = ["QuantLift", "SparseGemm", "Dequant"];
     assert_eq!(ops(&sparse_session(SparseForm::Compressed, |_| {})), sparse);

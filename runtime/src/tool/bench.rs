@@ -17,6 +17,10 @@ use crate::tensor::TensorView;
 /// Runs that are not counted: they fill caches and bind the shapes.
 const WARM_UP: usize = 3;
 
+/// Replays of the graph that are timed on a GPU.
+#[cfg(feature = "cuda")]
+const REPLAYS: usize = 200;
+
 /// How long a bench without a given end goes on.
 const DEFAULT_DURATION: Duration = Duration::from_secs(3);
 
@@ -88,6 +92,13 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
     let mut operators: Vec<_> = operators.into_iter().collect();
     operators.sort_by_key(|(name, (_, time))| (std::cmp::Reverse(*time), *name));
 
+    #[cfg(feature = "cuda")]
+    let replays = match options.target.device {
+        crate::session::Device::Cuda(_) => Latency::of(&session.replay_times(&views, REPLAYS)?),
+        crate::session::Device::Cpu => None,
+    };
+    #[cfg(not(feature = "cuda"))]
+    let replays: Option<Latency> = None;
     let arena = session.arena_size(&shape)?;
     let Some(latency) = Latency::of(&latencies) else { return Ok(()) };
     if options.json {
@@ -97,7 +108,7 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             .collect();
         let report = json!({
             "device": options.target.device.to_string(), "threads": session.threads(), "shape": shape, "latency": latency,
-            "load_ms": load_ms, "arena_bytes": arena.bytes, "arena_lower_bound": arena.lower_bound, "operators": operators,
+            "replay": replays, "load_ms": load_ms, "arena_bytes": arena.bytes, "arena_lower_bound": arena.lower_bound, "operators": operators,
             "steps": steps
                 .iter()
                 .map(|(name, op, ms, rate)| json!({ "step": name, "operator": op, "milliseconds": ms, "gop_per_s": rate }))
@@ -112,6 +123,16 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
         "{} runs: median {:.3} ms, mean {:.3}, min {:.3}, p90 {:.3}, p99 {:.3}, max {:.3}",
         l.runs, l.p50_ms, l.mean_ms, l.min_ms, l.p90_ms, l.p99_ms, l.max_ms
     )?;
+    if let Some(r) = replays {
+        writeln!(
+            out,
+            "graph replayed, device to device: median {:.1} µs, min {:.1}, p90 {:.1}, p99 {:.1}",
+            r.p50_ms * 1e3,
+            r.min_ms * 1e3,
+            r.p90_ms * 1e3,
+            r.p99_ms * 1e3
+        )?;
+    }
     writeln!(out, "loaded in {load_ms:.1} ms, working memory {:.1} MiB", arena.bytes as f64 / f64::from(1 << 20))?;
     if options.operators {
         for (name, (count, time)) in operators {

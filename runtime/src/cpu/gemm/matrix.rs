@@ -90,6 +90,31 @@ impl BatchedShape {
     }
 }
 
+/// A batch of products whose operands lie at constant distances.
+#[cfg(feature = "cuda")]
+#[derive(Debug, PartialEq)]
+pub(crate) struct StridedBatch {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    pub batch: usize,
+    /// Elements from one left-hand matrix to the next.
+    pub lhs_stride: usize,
+    pub rhs_stride: usize,
+}
+
+/// NumPy's matmul of two concrete shapes as one strided batch; `None` when it is not one.
+#[cfg(feature = "cuda")]
+pub(crate) fn batched_matmul(a: &[usize], b: &[usize]) -> Option<StridedBatch> {
+    let BatchedShape { m, k, n, offsets } = BatchedShape::new(a, b).collapsed();
+    let stride = |of: fn(&(usize, usize)) -> usize| {
+        let stride = offsets.get(1).map_or(0, of);
+        offsets.iter().enumerate().all(|(i, o)| of(o) == i * stride).then_some(stride)
+    };
+    let (lhs_stride, rhs_stride) = (stride(|o| o.0)?, stride(|o| o.1)?);
+    Some(StridedBatch { m, k, n, batch: offsets.len(), lhs_stride, rhs_stride })
+}
+
 /// Batch extents, rows and columns; a vector is a row on the left, a column on the right.
 fn split(shape: &[usize], left: bool) -> (&[usize], usize, usize) {
     match *shape {

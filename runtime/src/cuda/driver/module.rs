@@ -174,6 +174,11 @@ impl Args {
         self.word(memory.pointer(), 8)
     }
 
+    /// An address in device memory, whose extent the caller of [`Function::launch`] answers for.
+    pub fn address(&mut self, address: u64) -> &mut Self {
+        self.word(address, 8)
+    }
+
     /// A null pointer, for an optional one.
     pub fn null(&mut self) -> &mut Self {
         self.word(0, 8)

@@ -1,0 +1,167 @@
+//! A plan's CUDA program made ready for a GPU: modules loaded, constants uploaded, sparse weights compressed.
+//!
+//! Runs of one session follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`].
+//!
+//! Must not know: how kernels are written.
+
+mod bound;
+mod products;
+mod run;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::program::{Program, Source, index};
+use super::{Port, SessionError};
+use crate::cuda::CudaError;
+use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
+use crate::op::Op;
+use crate::plan::cuda::{Argument, Launch, Work};
+use crate::plan::manifest::Step;
+use crate::plan::{Architecture, Plan};
+use bound::BoundCache;
+use products::{Libraries, Product};
+
+/// A launch and what its steps are.
+struct Loaded {
+    /// Positions of its steps in the program.
+    steps: std::ops::Range<usize>,
+    work: LoadedWork,
+    /// The arena's values that it reads, then those that it writes, as positions in the program.
+    reads: Vec<usize>,
+    writes: Vec<usize>,
+}
+
+enum LoadedWork {
+    Kernel { function: Function, launch: crate::plan::cuda::Kernel },
+    Product(Product),
+}
+
+/// See the module documentation.
+pub(super) struct Gpu {
+    program: Program,
+    context: Context,
+    launches: Vec<Loaded>,
+    /// Constants by the value that holds them.
+    constants: BTreeMap<usize, DeviceBuffer>,
+    libraries: Libraries,
+    state: Mutex<State>,
+}
+
+/// What runs change.
+struct State {
+    stream: Stream,
+    bound: BoundCache,
+    /// Where kernels note faults in data.
+    fault: DeviceBuffer,
+}
+
+impl Gpu {
+    /// Makes the plan ready for the device of this ordinal.
+    ///
+    /// # Errors
+    /// A plan without a CUDA program or without cubins for this GPU, and whatever fails on the device.
+    pub fn new(plan: Arc<Plan>, ordinal: usize) -> Result<Gpu, SessionError> {
+        let cuda = plan.manifest().cuda.clone().ok_or(SessionError::NotForCuda)?;
+        // What the machine lacks is said before what the plan lacks.
+        Driver::get()?;
+        let context = Context::new(ordinal)?;
+        let (major, minor) = context.device().capability;
+        let available = cuda.modules.iter().map(|m| m.architecture);
+        let Some(architecture) = Architecture::best_for(major, minor, available.clone()) else {
+            let available = available.map(|a| a.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(SessionError::NoModule { device: context.device().name.clone(), major, minor, available });
+        };
+        let program = Program::for_cuda(&plan, &cuda.program)?;
+        let stream = Stream::new(&context)?;
+        let mut libraries = Libraries::new(&context);
+        let mut module = None;
+        if let Some(found) = cuda.modules.iter().find(|m| m.architecture == architecture) {
+            module = Some(Module::load(&context, &architecture.to_string(), plan.blob(found.cubin)?)?);
+        }
+        let mut launches = Vec::with_capacity(cuda.launches.len());
+        let mut first = 0;
+        for Launch { steps, work } in cuda.launches {
+            let steps = first..first + steps as usize;
+            first = steps.end;
+            let work = match work {
+                Work::Kernel(launch) => {
+                    let module = module.as_ref().expect("an architecture was chosen among the modules");
+                    LoadedWork::Kernel { function: module.function(&launch.symbol, launch.shared_bytes)?, launch }
+                }
+                Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut libraries, &stream)?),
+            };
+            let (reads, writes) = operands(&program, &steps, &work);
+            launches.push(Loaded { steps, work, reads, writes });
+        }
+        let constants = upload_constants(&program, &launches, &stream)?;
+        let fault = DeviceBuffer::new(&context, 4)?;
+        let state = Mutex::new(State { stream, bound: BoundCache::default(), fault });
+        Ok(Gpu { program, context, launches, constants, libraries, state })
+    }
+
+    pub fn inputs(&self) -> Vec<Port> {
+        self.program.inputs.iter().map(|&v| self.program.port(v)).collect()
+    }
+
+    pub fn outputs(&self) -> Vec<Port> {
+        let port = |(name, v): &(String, usize)| Port { name: name.clone(), ty: self.program.values[*v].ty.clone() };
+        self.program.outputs.iter().map(port).collect()
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.program.plan
+    }
+}
+
+/// The values in the arena that a launch reads and writes.
+fn operands(program: &Program, steps: &std::ops::Range<usize>, work: &LoadedWork) -> (Vec<usize>, Vec<usize>) {
+    let steps: &[Step] = &program.steps[steps.clone()];
+    let written: Vec<usize> = steps.iter().flat_map(|s| s.outputs.iter().map(|v| index(*v))).collect();
+    let mentioned: Vec<usize> = match work {
+        LoadedWork::Kernel { launch, .. } => {
+            launch.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(index(*v)) } else { None }).collect()
+        }
+        LoadedWork::Product(product) => {
+            product.operands().into_iter().chain([product.out()]).map(|v| program.values[v].root).collect()
+        }
+    };
+    let in_arena = |v: &usize| matches!(program.values[*v].source, Source::Computed(_) | Source::Input(_));
+    mentioned.into_iter().map(|v| program.values[v].root).filter(in_arena).partition(|v| !written.contains(v))
+}
+
+/// The constants that launches read, each once. Weights that products have compressed are not among them.
+fn upload_constants(
+    program: &Program,
+    launches: &[Loaded],
+    stream: &Stream,
+) -> Result<BTreeMap<usize, DeviceBuffer>, SessionError> {
+    let mut read: Vec<usize> = Vec::new();
+    for loaded in launches {
+        match &loaded.work {
+            LoadedWork::Kernel { launch, .. } => read.extend(launch.arguments.iter().filter_map(|a| match a {
+                Argument::Value(v) => Some(program.values[index(*v)].root),
+                _ => None,
+            })),
+            LoadedWork::Product(product) => read.extend(product.operands().into_iter().map(|v| program.values[v].root)),
+        }
+    }
+    let mut constants = BTreeMap::new();
+    for root in read {
+        let Source::Blob(blob) = program.values[root].source else { continue };
+        if let std::collections::btree_map::Entry::Vacant(place) = constants.entry(root) {
+            place.insert(DeviceBuffer::from_host(program.plan.blob(blob)?, stream)?);
+        }
+    }
+    Ok(constants)
+}
+
+/// An error about a step that a library's or the driver's error explains.
+fn device_error(step: &Step, error: CudaError) -> SessionError {
+    SessionError::Step { step: step.name.clone(), op: step.op.name(), reason: error.to_string() }
+}
+
+/// Whether an operator's product is done by a library, from weights that it wants in its own form.
+fn is_sparse(op: &Op) -> bool {
+    matches!(op, Op::SparseGemm(_))
+}

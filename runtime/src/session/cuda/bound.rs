@@ -1,0 +1,235 @@
+//! The CUDA program on concrete extents: the arena's layout, the launches' arguments, the products' plans, and the graph that replays them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::SessionError;
+use super::super::bind;
+use super::super::program::{Source, index, step_error};
+use super::products::Planned;
+use super::{Gpu, Loaded, LoadedWork};
+use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, GraphExec, LaunchShape, Stream};
+use crate::dim::Bindings;
+use crate::op::Op;
+use crate::plan::arena::{self, Layout, Lifetime};
+use crate::plan::cuda::Argument;
+
+/// Most shapes that a session keeps ready.
+const MAX_BOUND: usize = 32;
+
+/// See the module documentation.
+pub struct Bound {
+    /// Extents of each value.
+    pub shapes: Vec<Vec<usize>>,
+    /// Operators without symbols.
+    pub ops: Vec<Op>,
+    pub layout: Layout,
+    offsets: BTreeMap<usize, usize>,
+    launches: Vec<Bindable>,
+    /// Kept since the graph holds its address; shapes share it while it is large enough.
+    arena: Arc<DeviceBuffer>,
+    workspace: Arc<DeviceBuffer>,
+    pub graph: Option<GraphExec>,
+}
+
+enum Bindable {
+    Kernel(LaunchShape, Args),
+    Product(Planned),
+}
+
+/// The shapes that are ready, the one used last at the end, and the memory that they share.
+#[derive(Default)]
+pub struct BoundCache {
+    entries: Vec<(Vec<Vec<usize>>, Bound)>,
+    arena: Option<Arc<DeviceBuffer>>,
+    workspace: Option<Arc<DeviceBuffer>>,
+}
+
+impl BoundCache {
+    /// The program on these input shapes; made by `make` when it is not there yet.
+    pub fn get(
+        &mut self,
+        shapes: &[&[usize]],
+        make: impl FnOnce(&mut Shared<'_>) -> Result<Bound, SessionError>,
+    ) -> Result<&mut Bound, SessionError> {
+        let at = self.entries.iter().position(|(key, _)| key.iter().map(Vec::as_slice).eq(shapes.iter().copied()));
+        let entry = match at {
+            Some(at) => self.entries.remove(at),
+            None => {
+                if self.entries.len() == MAX_BOUND {
+                    self.entries.remove(0);
+                }
+                let bound = make(&mut Shared { arena: &mut self.arena, workspace: &mut self.workspace })?;
+                (shapes.iter().map(|s| s.to_vec()).collect(), bound)
+            }
+        };
+        self.entries.push(entry);
+        Ok(&mut self.entries.last_mut().expect("just pushed").1)
+    }
+}
+
+/// Memory that shapes share. Larger memory takes its place where it is too small; what was made ready before keeps the old.
+pub struct Shared<'a> {
+    arena: &'a mut Option<Arc<DeviceBuffer>>,
+    workspace: &'a mut Option<Arc<DeviceBuffer>>,
+}
+
+fn at_least(gpu: &Gpu, place: &mut Option<Arc<DeviceBuffer>>, bytes: usize) -> Result<Arc<DeviceBuffer>, SessionError> {
+    match place {
+        Some(buffer) if buffer.len() >= bytes => Ok(buffer.clone()),
+        _ => {
+            let buffer = Arc::new(DeviceBuffer::new(&gpu.context, bytes.max(1))?);
+            *place = Some(buffer.clone());
+            Ok(buffer)
+        }
+    }
+}
+
+impl Bound {
+    pub fn new(gpu: &Gpu, symbols: &Bindings, shared: &mut Shared<'_>, fault: DeviceSlice<'_>) -> Result<Bound, SessionError> {
+        let program = &gpu.program;
+        let (shapes, ops) = bind::concrete(program, symbols)?;
+        let mut planned = Vec::with_capacity(gpu.launches.len());
+        for loaded in &gpu.launches {
+            planned.push(match &loaded.work {
+                LoadedWork::Kernel { .. } => None,
+                LoadedWork::Product(p) => Some(p.plan(program, &gpu.libraries, &shapes)?),
+            });
+        }
+        let buffers = lifetimes(gpu, &shapes);
+        let spans: Vec<Lifetime> = buffers.values().copied().collect();
+        let layout = arena::plan(&spans).ok_or(SessionError::Memory { bytes: usize::MAX, why: "more than can be addressed" })?;
+        let offsets = buffers.keys().copied().zip(layout.offsets.iter().copied()).collect();
+        let arena = at_least(gpu, shared.arena, layout.total)?;
+        let needed = planned.iter().flatten().map(Planned::workspace_bytes).max().unwrap_or(0);
+        let workspace = at_least(gpu, shared.workspace, needed)?;
+        let mut bound = Bound { shapes, ops, layout, offsets, launches: Vec::new(), arena, workspace, graph: None };
+        for (loaded, planned) in gpu.launches.iter().zip(planned) {
+            let bindable = match (&loaded.work, planned) {
+                (LoadedWork::Product(_), Some(planned)) => Bindable::Product(planned),
+                (LoadedWork::Kernel { launch, .. }, _) => bound.kernel(gpu, loaded, launch, symbols, fault)?,
+                (LoadedWork::Product(_), None) => unreachable!("every product was planned"),
+            };
+            bound.launches.push(bindable);
+        }
+        Ok(bound)
+    }
+
+    fn kernel(
+        &self,
+        gpu: &Gpu,
+        loaded: &Loaded,
+        launch: &crate::plan::cuda::Kernel,
+        symbols: &Bindings,
+        fault: DeviceSlice<'_>,
+    ) -> Result<Bindable, SessionError> {
+        let step = &gpu.program.steps[loaded.steps.end - 1];
+        let fail = |reason: String| step_error(step, reason);
+        let blocks = launch.blocks.eval(symbols).map_err(|e| fail(e.to_string()))?;
+        let blocks =
+            u32::try_from(blocks).ok().filter(|b| *b <= i32::MAX as u32).ok_or_else(|| fail(format!("{blocks} blocks")))?;
+        let mut args = Args::new();
+        for argument in &launch.arguments {
+            match argument {
+                Argument::Integer(d) => {
+                    args.i64(d.eval(symbols).map_err(|e| fail(e.to_string()))?);
+                }
+                Argument::Fault => {
+                    args.pointer(fault);
+                }
+                Argument::Value(v) => {
+                    let v = index(*v);
+                    let elements = self.shapes[v].iter().product::<usize>();
+                    if i32::try_from(elements).is_err() {
+                        return Err(fail(format!(
+                            "'{}' has {elements} elements; 2³¹ are too many for it",
+                            gpu.program.values[v].name
+                        )));
+                    }
+                    args.address(self.address(gpu, v).ok_or_else(|| fail("a value has no memory".into()))?);
+                }
+            }
+        }
+        Ok(Bindable::Kernel(
+            LaunchShape { grid: [blocks, 1, 1], block: [launch.threads, 1, 1], shared_bytes: launch.shared_bytes },
+            args,
+        ))
+    }
+
+    /// Where a value lies on the device.
+    pub fn address(&self, gpu: &Gpu, value: usize) -> Option<u64> {
+        let root = gpu.program.values[value].root;
+        match gpu.constants.get(&root) {
+            Some(buffer) => Some(buffer.as_slice().pointer()),
+            None => self.offsets.get(&root).map(|offset| self.arena.as_slice().pointer() + *offset as u64),
+        }
+    }
+
+    /// Its memory, when it is in the arena.
+    pub fn slice(&self, gpu: &Gpu, value: usize) -> Option<DeviceSlice<'_>> {
+        let bytes = self.bytes(gpu, value);
+        let offset = *self.offsets.get(&gpu.program.values[value].root)?;
+        self.arena.as_slice().slice(offset, bytes).ok()
+    }
+
+    pub fn bytes(&self, gpu: &Gpu, value: usize) -> usize {
+        self.shapes[value].iter().product::<usize>() * gpu.program.values[value].ty.dtype.size()
+    }
+
+    /// Puts one launch into the stream.
+    pub fn launch(&self, gpu: &Gpu, at: usize, stream: &Stream) -> Result<(), SessionError> {
+        let loaded = &gpu.launches[at];
+        let step = &gpu.program.steps[loaded.steps.end - 1];
+        match (&loaded.work, &self.launches[at]) {
+            (LoadedWork::Kernel { function, .. }, Bindable::Kernel(shape, args)) => {
+                // SAFETY: the arguments are values in the arena and constants, as large as the program's types say, which outlive the
+                // stream's work; that the kernel stays within them is what a plan with cubins is trusted for.
+                #[allow(unsafe_code)]
+                unsafe { function.launch(stream, *shape, args) }.map_err(|e| super::device_error(step, e))
+            }
+            (LoadedWork::Product(product), Bindable::Product(planned)) => {
+                let address = |v: usize| self.address(gpu, v).ok_or_else(|| step_error(step, "a value has no memory"));
+                product.launch(planned, stream, &address, self.workspace.as_slice(), &gpu.program)
+            }
+            _ => unreachable!("bound in the order of the launches"),
+        }
+    }
+}
+
+/// When each value in the arena is written and last read, by launch. Inputs are there from the start, graph outputs to the end.
+fn lifetimes(gpu: &Gpu, shapes: &[Vec<usize>]) -> BTreeMap<usize, Lifetime> {
+    let program = &gpu.program;
+    let mut buffers: BTreeMap<usize, Lifetime> = BTreeMap::new();
+    let bytes = |v: usize| shapes[v].iter().product::<usize>() * program.values[v].ty.dtype.size();
+    for &v in &program.inputs {
+        buffers.insert(v, Lifetime { bytes: bytes(v), first: 0, last: 0 });
+    }
+    for (at, loaded) in gpu.launches.iter().enumerate() {
+        for &v in &loaded.writes {
+            buffers.entry(v).or_insert(Lifetime { bytes: bytes(v), first: at, last: at });
+        }
+        for &v in &loaded.reads {
+            if let Some(buffer) = buffers.get_mut(&v) {
+                buffer.last = buffer.last.max(at);
+            }
+        }
+        if let LoadedWork::Product(product) = &loaded.work
+            && let Some((rows, bucket)) = product.padded(program, shapes)
+        {
+            for v in [product.operands()[0], product.out()] {
+                if let Some(buffer) = buffers.get_mut(&program.values[v].root) {
+                    buffer.bytes = buffer.bytes.max(bytes(v).checked_div(rows).unwrap_or(0) * bucket);
+                }
+            }
+        }
+    }
+    for (_, v) in &program.outputs {
+        let root = program.values[*v].root;
+        if matches!(program.values[root].source, Source::Computed(_) | Source::Input(_))
+            && let Some(buffer) = buffers.get_mut(&root)
+        {
+            buffer.last = gpu.launches.len();
+        }
+    }
+    buffers
+}

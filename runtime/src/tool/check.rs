@@ -1,0 +1,145 @@
+//! `check`: a GPU's results against the CPU's, launch by launch, and end to end.
+//!
+//! Each launch is given the operands that the CPU computed, on fresh random inputs, its outputs poisoned before; so that an error is found
+//! where it is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+use super::{Target, ToolError, random, symbols};
+use crate::cpu::eval;
+use crate::dim::Bindings;
+use crate::dtype::DType;
+use crate::op::elementwise::Cast;
+use crate::session::{Device, Session, SessionOptions, SparseForm};
+use crate::tensor::{Tensor, TensorView};
+
+/// What to check.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// The plan and the GPU.
+    pub target: Target,
+    /// Values of symbols; see [`symbols::complete`].
+    pub symbols: Bindings,
+    /// What the first random inputs start from.
+    pub seed: u64,
+    /// Sets of random inputs.
+    pub rounds: usize,
+    /// Greatest relative error of a launch's f32 results; those of narrower floats may be 1000 times that. Integers must be equal.
+    pub limit: f64,
+}
+
+/// The worst of a kind of step.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    values: usize,
+    unequal: usize,
+    rel: f64,
+}
+
+/// Checks a plan's CUDA program on a GPU.
+///
+/// # Errors
+/// [`ToolError::Differs`] where a launch's results differ by more than the limit, and everything that can go wrong with the plan.
+pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolError> {
+    let gpu = options.target.open()?;
+    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.target.options.clone() };
+    let cpu = Session::new(gpu.plan().clone(), Device::Cpu, reference)?;
+    let shape = symbols::complete(&options.symbols, gpu.symbols())?;
+    let mut worst: BTreeMap<(&'static str, DType), Worst> = BTreeMap::new();
+    let mut bad: BTreeMap<String, f64> = BTreeMap::new();
+    let mut end_to_end: f64 = 0.0;
+    for round in 0..options.rounds.max(1) as u64 {
+        let tensors = random::inputs(gpu.inputs(), &shape, options.seed + round)?;
+        let views: Vec<(&str, TensorView<'_>)> = tensors.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+        let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
+        let expected = cpu.run_traced(&views, &mut |step| {
+            for value in step.values {
+                known.insert(value.name.to_owned(), value.view.to_tensor());
+            }
+        })?;
+        let mut seen = BTreeSet::new();
+        gpu.run_fed(&views, &|name| known.get(name).map(Tensor::view), &mut |step| {
+            for value in step.values {
+                let Some(want) = known.get(value.name) else { continue };
+                seen.insert(value.name.to_owned());
+                let dtype = value.view.dtype;
+                let of_kind = worst.entry((step.op.name(), dtype)).or_default();
+                of_kind.values += 1;
+                let unequal = value.view.data != want.bytes();
+                of_kind.unequal += usize::from(unequal);
+                let rel = if unequal { relative_error(value.view, want.view()) } else { 0.0 };
+                of_kind.rel = worse(of_kind.rel, rel);
+                let limit = match dtype {
+                    DType::F32 | DType::F64 => options.limit,
+                    DType::F16 | DType::Bf16 => options.limit * 1000.0,
+                    _ => 0.0,
+                };
+                if rel.is_nan() || rel > limit {
+                    let entry = bad.entry(format!("{} ({}): {}", step.name, step.op.name(), value.name)).or_default();
+                    *entry = worse(*entry, rel);
+                }
+            }
+        })?;
+        let got = gpu.run(&views)?;
+        for ((_, got), (_, want)) in got.iter().zip(&expected) {
+            end_to_end = worse(end_to_end, relative_error(got.view(), want.view()));
+        }
+    }
+    writeln!(
+        out,
+        "{} against the CPU, {}, {} sets of inputs",
+        options.target.device,
+        symbols::format(&shape),
+        options.rounds.max(1)
+    )?;
+    writeln!(out, "  {:<22} {:<7} {:>7} {:>9} {:>12}", "OPERATOR", "TYPE", "VALUES", "NOT EQUAL", "WORST ERROR")?;
+    for ((op, dtype), w) in &worst {
+        writeln!(out, "  {op:<22} {:<7} {:>7} {:>9} {:>12.2e}", dtype.name(), w.values, w.unequal, w.rel)?;
+    }
+    writeln!(out, "  end to end: worst relative error {end_to_end:.2e}")?;
+    if bad.is_empty() {
+        return Ok(());
+    }
+    for (what, rel) in &bad {
+        writeln!(out, "  WRONG {rel:.2e}  {what}")?;
+    }
+    Err(ToolError::Differs { count: bad.len() })
+}
+
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// ‖a − b‖₂ / ‖b‖₂, where NaN equals NaN; NaN when one has it and the other has not.
+fn relative_error(a: TensorView<'_>, b: TensorView<'_>) -> f64 {
+    let wide = |x: TensorView<'_>| {
+        eval(&Cast { to: DType::F64 }.into(), &[Some(x)]).ok().and_then(|t| t[0].as_slice::<f64>().map(<[f64]>::to_vec))
+    };
+    let (Some(a), Some(b)) = (wide(a), wide(b)) else { return f64::NAN };
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (a, b) in a.iter().zip(&b) {
+        if a == b || a.is_nan() && b.is_nan() {
+            norm += if b.is_finite() { b * b } else { 0.0 };
+            continue;
+        }
+        difference += (a - b) * (a - b);
+        norm += b * b;
+    }
+    if difference == 0.0 { 0.0 } else { (difference / norm.max(f64::MIN_POSITIVE)).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_and_nan_must_match() {
+        let t = |v: &[f32]| Tensor::from_slice(&[v.len()], v).unwrap();
+        let error = |a: &[f32], b: &[f32]| relative_error(t(a).view(), t(b).view());
+        assert!((error(&[3.0, 4.5], &[3.0, 4.0]) - 0.1).abs() < 1e-12);
+        assert_eq!(error(&[f32::NAN, 1.0], &[f32::NAN, 1.0]), 0.0);
+        assert!(error(&[f32::NAN, 1.0], &[0.0, 1.0]).is_nan());
+        assert!(error(&[0.0, 1.0], &[f32::INFINITY, 1.0]).is_nan());
+    }
+}
