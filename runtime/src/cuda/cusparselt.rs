@@ -347,7 +347,8 @@ impl SparseMatmul {
         self.workspace_bytes
     }
 
-    /// Puts the product into a stream. Every element of `out` is written.
+    /// Puts the product into a stream. Every element of `out` is written; i32 as the nearest f32, so that integers above 2²⁴ lose what
+    /// their conversion to f32 would lose.
     ///
     /// # Errors
     /// Operands that do not fit the problem, or a failing library.

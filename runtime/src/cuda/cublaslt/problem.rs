@@ -119,7 +119,13 @@ impl DenseProblem {
                 return Err(self.refused(format!("rows of {name} must be a multiple of 16 bytes apart, not {}", strides.row)));
             }
         }
-        if self.batch > 1 && self.out.batch < self.m.saturating_sub(1) * self.out.row + self.n {
+        // Either matrix behind matrix, or side by side as the heads of an attention are.
+        let (rows, matrices) = ((self.m, self.out.row), (self.batch, self.out.batch));
+        let apart = |(count, stride): (usize, usize), each: usize| {
+            (count == 1 || stride >= each).then(|| (count - 1).saturating_mul(stride).saturating_add(each))
+        };
+        let nested = |inner, outer| apart(inner, self.n).and_then(|each| apart(outer, each)).is_some();
+        if !nested(rows, matrices) && !nested(matrices, rows) {
             return Err(self.refused("the matrices of the output overlap".to_owned()));
         }
         self.bytes().map(|_| ())
@@ -176,7 +182,9 @@ mod tests {
         assert_eq!(bf16.common_alignment(), 16);
         let odd = DenseProblem { lhs: Strides { row: 16, batch: 82 }, ..bf16.clone() };
         assert_eq!((odd.common_alignment(), DenseProblem { batch: 1, ..odd }.common_alignment()), (4, 16));
+        DenseProblem { out: Strides { row: 24, batch: 8 }, ..bf16.clone() }.check().unwrap();
         let refusals = [
+            (DenseProblem { out: Strides { row: 23, batch: 8 }, ..bf16.clone() }, "overlap"),
             (DenseProblem { output: DType::Bf16, ..int8.clone() }, "f8e4m3 to bf16"),
             (DenseProblem { rhs_transposed: false, ..int8.clone() }, "transpose the right side"),
             (DenseProblem { m: 33, ..int8.clone() }, "M must be a positive multiple of 16"),
