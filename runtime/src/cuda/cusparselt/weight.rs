@@ -12,6 +12,8 @@ pub struct SparseWeight {
     dtype: DType,
     n: usize,
     k: usize,
+    /// What the library calls the compressed size; the buffer has some more, see [`read_beyond`].
+    compressed: usize,
     buffer: DeviceBuffer,
 }
 
@@ -48,6 +50,14 @@ fn sizes(library: &CusparseLt, matrix: &Object) -> Result<(usize, usize), CudaEr
     Ok((compressed, buffer))
 }
 
+/// Bytes behind the compressed ones that must be there. The library's kernels copy the positions of the kept values, one bit for each element
+/// of [N, K'], tile by tile, and whole tiles also at the end (0.8.0 on compute capability 9.0, N 384, K' 576: 512 bytes too many). What
+/// they read there meets values that are zero.
+fn read_beyond(n: usize, k: usize) -> usize {
+    const LARGEST_TILE: usize = 256;
+    (n.next_multiple_of(LARGEST_TILE) * k.next_multiple_of(LARGEST_TILE) - n * k) / 8
+}
+
 impl SparseWeight {
     /// Compresses a weight that lies on the device with its zeros, [N, K'] row-major, at most two of each aligned group of four along K'
     /// non-zero; and waits. What the library makes of a denser group is undefined.
@@ -72,8 +82,8 @@ impl SparseWeight {
                 format!("it has {needed} bytes aligned to {ALIGNMENT}; {len} at {pointer:#x} are given"),
             ));
         }
-        let (bytes, buffer_bytes) = sizes(library, &matrix)?;
-        let buffer = DeviceBuffer::new(&library.0.context, bytes)?;
+        let (compressed, buffer_bytes) = sizes(library, &matrix)?;
+        let buffer = DeviceBuffer::new(&library.0.context, compressed + read_beyond(n, k))?;
         let scratch = DeviceBuffer::new(&library.0.context, buffer_bytes)?;
         // Bytes that the library leaves out must be the same every time, so that what is cached is.
         buffer.as_slice().fill(0, stream)?;
@@ -86,7 +96,7 @@ impl SparseWeight {
             call!(library.0.api, cusparseLtSpMMACompress2(&**handle, matrix, 1, op, from, to, scratch, stream.handle()))?;
         }
         stream.synchronize()?;
-        Ok(SparseWeight { dtype, n, k, buffer })
+        Ok(SparseWeight { dtype, n, k, compressed, buffer })
     }
 
     /// Takes over what [`SparseWeight::download`] gave, under the same [`CusparseLt::cache_key`].
@@ -104,7 +114,11 @@ impl SparseWeight {
         if bytes.len() != needed {
             return Err(refused(dtype, n, k, format!("compressed it has {needed} bytes; {} are given", bytes.len())));
         }
-        Ok(SparseWeight { dtype, n, k, buffer: DeviceBuffer::from_host(bytes, stream)? })
+        let buffer = DeviceBuffer::new(&library.0.context, needed + read_beyond(n, k))?;
+        let all = buffer.as_slice();
+        all.slice(needed, all.len() - needed)?.fill(0, stream)?;
+        all.slice(0, needed)?.upload(bytes, stream)?;
+        Ok(SparseWeight { dtype, n, k, compressed: needed, buffer })
     }
 
     /// The compressed bytes, for a cache.
@@ -112,8 +126,8 @@ impl SparseWeight {
     /// # Errors
     /// A failing driver.
     pub fn download(&self, stream: &Stream) -> Result<Vec<u8>, CudaError> {
-        let mut bytes = vec![0; self.buffer.len()];
-        self.buffer.as_slice().download(&mut bytes, stream)?;
+        let mut bytes = vec![0; self.compressed];
+        self.buffer.as_slice().slice(0, self.compressed)?.download(&mut bytes, stream)?;
         Ok(bytes)
     }
 
@@ -132,7 +146,7 @@ impl SparseWeight {
         self.k
     }
 
-    /// The compressed bytes on the device.
+    /// The compressed bytes on the device, and those behind them.
     pub fn as_slice(&self) -> DeviceSlice<'_> {
         self.buffer.as_slice()
     }
