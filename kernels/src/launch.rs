@@ -15,13 +15,18 @@ pub struct RowTile {
 impl RowTile {
     /// For rows of `k` elements of `bytes` bytes each.
     ///
-    /// A thread holds some four vectors of the row: enough loads under way, few enough registers for several blocks on a multiprocessor.
+    /// As measured on compute capability 9.0: one warp for what it can hold in four vectors a thread; from there on two vectors a thread,
+    /// for latency and as fast for many rows, as long as several blocks fit on a multiprocessor; then four again.
     pub fn for_row(k: usize, bytes: usize) -> RowTile {
-        const VECTORS: usize = 4;
         const ROWS_PER_BLOCK: usize = 4;
+        const LARGE_BLOCK: usize = 512;
         let width = (1usize << k.trailing_zeros().min(4)).min(16 / bytes);
-        let threads = k.div_ceil(width * VECTORS).next_multiple_of(WARP).clamp(WARP, 1024);
-        RowTile { threads, rows: if threads == WARP { ROWS_PER_BLOCK } else { 1 } }
+        let threads = |vectors: usize| k.div_ceil(width * vectors).next_multiple_of(WARP).clamp(WARP, 1024);
+        match (threads(4), threads(2)) {
+            (WARP, _) => RowTile { threads: WARP, rows: ROWS_PER_BLOCK },
+            (_, threads @ ..=LARGE_BLOCK) => RowTile { threads, rows: 1 },
+            (threads, _) => RowTile { threads, rows: 1 },
+        }
     }
 
     /// Threads of a block.
@@ -45,7 +50,7 @@ pub struct DequantTile {
 impl DequantTile {
     /// For rows of `n` elements.
     pub fn for_row(n: usize) -> DequantTile {
-        const MAX_THREADS: usize = 128;
+        const MAX_THREADS: usize = 64;
         let vectors = n / (1usize << n.trailing_zeros().min(2));
         let threads = vectors.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         DequantTile { threads, across: vectors.div_ceil(threads) }
