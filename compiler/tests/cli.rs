@@ -218,9 +218,34 @@ fn devices_that_are_not_there_are_refused() {
     let bench = Bench::new();
     bench.compile(&[]).ok();
     let said = bench.run(&["run", "model.slide", "--random", "--device", "cuda"]).refused(1);
-    assert!(said.contains("device"), "{said}");
-    let said = bench.compile(&["--target", "sm_90a"]).refused(1);
-    assert!(said.contains("plans for sm_90a cannot be made yet") && said.contains("--target cpu"), "{said}");
+    assert!(said.contains("compiled for the CPU alone") && said.contains("--target"), "{said}");
+    let said = bench.compile(&["--target", "sm_12"]).refused(2);
+    assert!(said.contains("sm_12"), "{said}");
+}
+
+#[test]
+fn plans_for_gpus_need_nvrtc_and_run_on_the_cpu_too() {
+    let bench = Bench::new();
+    // NVRTC may be installed where it is found without being named.
+    let target = ["compile", "model.onnx", "-o", "m.slide", "--target", "cpu,sm_90a"];
+    let ended = Ended::from(bench.command(&target).env("SLIDERUN_CUDA_PATH", bench.path("nowhere")).output().unwrap());
+    if ended.code != Some(0) {
+        let said = ended.refused(1);
+        assert!(said.contains("NVRTC") && said.contains("pip install") && said.contains("--target cpu"), "{said}");
+        assert!(!bench.path("m.slide").exists());
+    }
+    if slidec_kernels::Compiler::new(None).is_err() {
+        println!("skipped: NVRTC is not there");
+        return;
+    }
+    let said = bench.compile(&["--target", "cpu,sm_90a", "--precision", "int8"]).refused(1);
+    assert!(said.contains("first") && said.contains("cuBLASLt wants multiples of 16"), "{said}");
+    bench.compile(&["--target", "cpu,sm_80,sm_90a"]).ok();
+    bench.run(&["run", "model.slide", "--random"]).ok();
+    bench.run(&["verify", "model.onnx", "model.slide", "--shape", "batch=3"]).ok();
+    let first = fs::read(bench.path("model.slide")).unwrap();
+    bench.compile(&["--target", "cpu,sm_80,sm_90a"]).ok();
+    assert_eq!(first, fs::read(bench.path("model.slide")).unwrap(), "the same input gives the same bytes");
 }
 
 #[test]
@@ -469,10 +494,14 @@ fn errors_say_what_why_and_the_way_out() {
     `-> No such file or directory (os error 2)
     help: check the path, and that you may read the file
     ");
-    insta::assert_snapshot!(said(&["compile", "model.onnx", "-o", "out.slide", "--target", "sm_90a"]), @r"
+    let for_gpu =
+        ["compile", "model.onnx", "-o", "out.slide", "--target", "sm_90a", "--precision", "int8", "--sparsity", "dense"];
+    insta::assert_snapshot!(said(&for_gpu), @r"
     x 'model.onnx' was not compiled
-    `-> plans for sm_90a cannot be made yet
-    help: this version compiles for the CPU: leave --target away or give `--target cpu`
+    `-> 2 nodes cannot be lowered:
+        first/dense_gemm (DenseGemm of i8[batch, 16], i8[8, 16]): CUDA devices cannot run it yet (cuBLASLt wants multiples of 16, and K is 16, N 8); leave --target away to compile for the CPU alone
+        second/dense_gemm (DenseGemm of i8[batch, 8], i8[16, 8]): CUDA devices cannot run it yet (cuBLASLt wants multiples of 16, and K is 8, N 16); leave --target away to compile for the CPU alone
+    help: every node is listed; a model without them compiles
     ");
     fs::write(bench.path("empty.onnx"), "").unwrap();
     insta::assert_snapshot!(said(&["compile", "empty.onnx", "-o", "out.slide"]), @r"
@@ -482,7 +511,7 @@ fn errors_say_what_why_and_the_way_out() {
     ");
     insta::assert_snapshot!(said(&["run", "model.slide", "--random", "--device", "cuda"]), @r"
     x 'model.slide' was not run
-    `-> this build of sliderun has no CUDA device support: use the device cpu
+    `-> the plan was compiled for the CPU alone: compile it with --target sm_90a or whatever the GPU is (slidec compile --help)
     ");
     insta::assert_snapshot!(said(&["run", "model.slide"]), @r"
     x 'model.slide' was not run

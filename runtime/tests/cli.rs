@@ -119,7 +119,7 @@ fn exit_codes_and_messages() {
         ("run product.slide --input x=x.npy", 1, "x.npy: not a .npy file"),
         ("run product.slide --random --shape batch=9", 1, "batch = 9 is outside 1..8"),
         ("run product.slide --random --shape seq=9", 1, "the plan has no symbol 'seq': it has batch"),
-        ("bench product.slide --device cuda", 1, "no CUDA device support"),
+        ("bench product.slide --device cuda", 1, "compiled for the CPU alone"),
     ] {
         let output = sliderun(folder.path(), line);
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -26,6 +26,7 @@ fn options(text: &str) -> CompileOptions {
             Some(("sparsity", v)) => options.sparsity = v.parse().unwrap(),
             Some(("precision", v)) => options.precision = v.parse().unwrap(),
             Some(("prune", v)) => options.prune = v.parse().unwrap(),
+            Some(("target", v)) => options.targets = vec![v.parse().unwrap()],
             None if word == "strict" => options.strict = true,
             _ => panic!("unknown option '{word}'"),
         }

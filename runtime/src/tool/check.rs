@@ -10,7 +10,9 @@ use super::{Target, ToolError, random, symbols};
 use crate::cpu::eval;
 use crate::dim::Bindings;
 use crate::dtype::DType;
+use crate::op::Op;
 use crate::op::elementwise::Cast;
+use crate::plan::manifest::Step;
 use crate::session::{Device, Session, SessionOptions, SparseForm};
 use crate::tensor::{Tensor, TensorView};
 
@@ -25,7 +27,8 @@ pub struct CheckOptions {
     pub seed: u64,
     /// Sets of random inputs.
     pub rounds: usize,
-    /// Greatest relative error of a launch's f32 results; those of narrower floats may be 1000 times that. Integers must be equal.
+    /// Greatest relative error of a launch's f32 results; those of narrower floats may be 1000 times that, those of 8-bit float products
+    /// [`f8_limit`]. Integers must be equal.
     pub limit: f64,
 }
 
@@ -46,6 +49,7 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
     let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.target.options.clone() };
     let cpu = Session::new(gpu.plan().clone(), Device::Cpu, reference)?;
     let shape = symbols::complete(&options.symbols, gpu.symbols())?;
+    let f8_limits = f8_limits(&gpu);
     let mut worst: BTreeMap<(&'static str, DType), Worst> = BTreeMap::new();
     let mut bad: BTreeMap<String, f64> = BTreeMap::new();
     let mut end_to_end: f64 = 0.0;
@@ -71,7 +75,7 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
                 let rel = if unequal { relative_error(value.view, want.view()) } else { 0.0 };
                 of_kind.rel = worse(of_kind.rel, rel);
                 let limit = match dtype {
-                    DType::F32 | DType::F64 => options.limit,
+                    DType::F32 | DType::F64 => options.limit.max(f8_limits.get(step.index).copied().unwrap_or(0.0)),
                     DType::F16 | DType::Bf16 => options.limit * 1000.0,
                     _ => 0.0,
                 };
@@ -105,6 +109,24 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
         writeln!(out, "  WRONG {rel:.2e}  {what}")?;
     }
     Err(ToolError::Differs { count: bad.len() })
+}
+
+/// How far products of 8-bit floats over K elements may be from those in f32: tensor cores of compute capability 9.0 keep sums in about 14
+/// bits, and cut off what does not fit for each 32 elements along K.
+pub fn f8_limit(k: usize) -> f64 {
+    k.div_ceil(32) as f64 / f64::from(1 << 13)
+}
+
+/// [`f8_limit`] for the steps of the CUDA program that multiply 8-bit floats, 0 for all others.
+fn f8_limits(session: &Session) -> Vec<f64> {
+    let Some(cuda) = &session.plan().manifest().cuda else { return Vec::new() };
+    let limit = |step: &Step| {
+        let product = matches!(step.op, Op::SparseGemm(_) | Op::DenseGemm(_));
+        let x = step.inputs.first().copied().flatten().and_then(|v| cuda.program.values.get(v.0 as usize));
+        let k = x.filter(|x| product && x.ty.dtype == DType::F8e4m3).and_then(|x| x.ty.shape.last()?.as_usize());
+        k.map_or(0.0, f8_limit)
+    };
+    cuda.program.steps.iter().map(limit).collect()
 }
 
 fn worse(a: f64, b: f64) -> f64 {

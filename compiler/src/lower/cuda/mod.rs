@@ -87,7 +87,7 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
 fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<Generated>, String> {
     let [step] = steps else { return Ok(Some(pointwise::kernel(program, position, steps))) };
     match &step.op {
-        Op::SparseGemm(_) | Op::DenseGemm(_) => Ok(None),
+        Op::SparseGemm(_) | Op::DenseGemm(_) => library_product(program, step).map(|()| None),
         Op::MatMul(op) if op.activation.is_none() && step.inputs.get(2).copied().flatten().is_none() => {
             let ty = &program.values[step.outputs[0].0 as usize].ty;
             match ty.dtype {
@@ -105,6 +105,27 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
             Ok(Some(pointwise::kernel(program, position, steps)))
         }
     }
+}
+
+/// Whether cuSPARSELt or cuBLASLt has the product of a SparseGemm or DenseGemm, which is [.., K] · [N, K]ᵀ.
+fn library_product(program: &Program, step: &Step) -> Result<(), String> {
+    let ty = |id: ValueId| &program.values[id.0 as usize].ty;
+    let x = ty(step.inputs[0].ok_or("an activation is missing")?);
+    let sparse = matches!(step.op, Op::SparseGemm(_));
+    let (name, multiple) = match (sparse, x.dtype) {
+        (true, DType::I8 | DType::F8e4m3) => ("cuSPARSELt", 32),
+        // Its products of 16-bit floats are rounded to them, and those of SparseGemm are f32.
+        (true, dtype) => return Err(format!("sparse products of {dtype}; int8 and fp8 are possible")),
+        (false, DType::I8 | DType::F8e4m3) => ("cuBLASLt", 16),
+        (false, _) => ("cuBLASLt", 1),
+    };
+    let fits = |d: Option<&Dim>| d.and_then(Dim::as_usize).is_some_and(|d| d > 0 && d.is_multiple_of(multiple));
+    let (k, n) = (x.shape.last(), ty(step.outputs[0]).shape.last());
+    if !fits(k) || !fits(n) {
+        let text = |d: Option<&Dim>| d.map_or("none".to_owned(), Dim::to_string);
+        return Err(format!("{name} wants multiples of {multiple}, and K is {}, N {}", text(k), text(n)));
+    }
+    Ok(())
 }
 
 /// Who reads each value's elements.
@@ -151,3 +172,6 @@ fn fusible(program: &Program, readers: &Readers, first: usize) -> usize {
     }
     end - first
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Programs into launches: which steps share one, and that NVRTC takes what is generated.
+
+use sliderun::plan::PlanWriter;
+use sliderun::plan::cuda::Work;
+
+use super::*;
+use crate::ir::parse::{no_constants, parse};
+
+fn program(text: &str) -> Program {
+    let graph = parse("test.ir", text, &no_constants).unwrap();
+    super::super::program(&graph, &mut PlanWriter::new()).unwrap()
+}
+
+/// The launches as text: what is launched, and the operators of the steps that it does.
+fn launches(text: &str) -> Vec<String> {
+    let program = program(text);
+    let scheduled = schedule(&program).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+    let mut steps = program.steps.iter();
+    let describe = |launch: &Launch| {
+        let names: Vec<&str> = steps.by_ref().take(launch.steps as usize).map(|s| s.op.name()).collect();
+        format!("{} {}", if launch.work == Work::Product { "product" } else { "kernel" }, names.join("+"))
+    };
+    let out = scheduled.launches.iter().map(describe).collect();
+    compiles(&scheduled.source);
+    out
+}
+
+fn compiles(source: &str) {
+    match slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env()) {
+        Ok(compiler) => {
+            compiler.compile(source, "sm_90a".parse().unwrap()).unwrap_or_else(|e| panic!("{e}\n{source}"));
+        }
+        Err(e) => println!("skipped: {e}"),
+    }
+}
+
+#[test]
+fn a_layer_of_an_encoder() {
+    let text = r#"
+        symbols { b: 1..8, s: 1..512 }
+        input %x: f32[b, s, 64]
+        input %mask: f32[b, 1, 1, s]
+        const %values: i8[96, 64] = random(seed: 1)
+        const %w: f32[32, 64] = random(seed: 2)
+        const %bias: f32[64] = random(seed: 3)
+        const %scales: f32[96] = random(seed: 4)
+        const %gain: f32[64] = random(seed: 5)
+        %q, %token = QuantLift(%x) {to: i8, layout: [(k: 64, pattern: None)]}
+        %acc = DenseGemm(%q, %values)
+        %qkv = Dequant(%acc, %token, %scales) {to: f32, activation: Gelu}
+        %a, %k, %v = Split(%qkv) {axis: 2, sizes: ["32", "32", "32"]}
+        %h = Attention(%a, %k, %v, %mask) {heads: 2, scale: 0.25}
+        %y = MatMul(%h, %w)
+        %z = Add(%y, %bias)
+        %r = Add(%z, %x)
+        %n = LayerNorm(%r, %gain, %bias) {axis: 2, epsilon: 1e-5, stats: false}
+        %p = Softmax(%n) {axis: 2, log: false}
+        %m = Reduce(%p) {kind: Mean, axes: [1], keep_dims: false}
+        output "m" = %m"#;
+    assert_eq!(
+        launches(text),
+        [
+            "kernel QuantLift",
+            "product DenseGemm",
+            "kernel Dequant",
+            "kernel Split",
+            "kernel Attention",
+            "product MatMul",
+            "kernel Add+Add",
+            "kernel LayerNorm",
+            "kernel Softmax",
+            "kernel Reduce",
+        ]
+        .map(|s| s.replace("Add", "Binary"))
+    );
+}
+
+#[test]
+fn elements_by_their_coordinates() {
+    let text = r#"
+        symbols { n: 1..64 }
+        input %x: f32[n, 3, 4]
+        input %ids: i64[2, n]
+        const %table: f16[10, 8] = random(seed: 1)
+        const %two: f32[] = [2.0]
+        %t = Transpose(%x) {perm: [2, 0, 1]}
+        %r = Reshape(%t) {shape: ["4*n", "3"]}
+        %e = Exp(%r)
+        %s = Slice(%e) {axes: [(axis: 1, start: "2", len: "2", step: -1)]}
+        %c = Concat(%s, %r) {axis: 1}
+        %p = Pad(%c, %two) {mode: Constant, pads: [(1, 0), (-1, 2)]}
+        %l = Less(%p, %two)
+        %w = Where(%l, %p, %two)
+        %k = Clip(%w, _, %two)
+        %i = Cast(%k) {to: i32}
+        %f = Cast(%i) {to: bf16}
+        %u = Tile(%f) {repeats: ["2", "1"]}
+        %g = Gather(%table, %ids) {axis: 0}
+        %b = Cast(%g) {to: bool}
+        %o = Not(%b)
+        %d = Range() {start: "1", step: "2", len: "n", dtype: i64}
+        %x1 = Expand(%d) {shape: ["5", "n"]}
+        %tr = Trilu(%x1) {upper: true, k: 1}
+        %m = Max(%tr, %x1)
+        output "u" = %u
+        output "o" = %o
+        output "m" = %m"#;
+    let launches = launches(text);
+    assert!(launches.iter().all(|l| l.starts_with("kernel")), "{launches:?}");
+    assert!(launches.contains(&"kernel Binary+Where+Clip+Cast+Cast".to_owned()), "{launches:?}");
+    assert!(launches.contains(&"kernel Gather+Cast+Unary".to_owned()), "{launches:?}");
+}
+
+#[test]
+fn what_has_no_kernel_is_refused_at_once() {
+    let text = r#"
+        input %x: f64[4, 4]
+        input %y: bf16[4, 64]
+        const %kept: bf16[32, 32] = random(seed: 1)
+        const %positions: u8[32, 8] = random(seed: 1)
+        %a = Exp(%x)
+        %b = Softmax(%a) {axis: 0, log: false}
+        %c = SparseGemm(%y, %kept, %positions) {layout: [(k: 42, pattern: "2:4")]}
+        output "b" = %b
+        output "c" = %c"#;
+    let program = match parse("test.ir", text, &no_constants) {
+        Ok(graph) => super::super::program(&graph, &mut PlanWriter::new()).unwrap(),
+        Err(e) => panic!("{e:?}"),
+    };
+    let refusals: Vec<String> = schedule(&program).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(refusals.len(), 3, "{refusals:?}");
+    for (refusal, expected) in refusals.iter().zip(["f64 elements", "Softmax of f64", "sparse products of bf16"]) {
+        assert!(refusal.contains(expected) && refusal.contains("leave --target away"), "{refusal}");
+    }
+}
