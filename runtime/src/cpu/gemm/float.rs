@@ -1,4 +1,4 @@
-//! The f32 matrix product: rten's packed kernels for this machine.
+//! The f32 matrix product: by the kernels of rten, or, with a packed right-hand side where vectors are long, by [`tiles`](super::tiles).
 //!
 //! Must not know: operators, shapes of tensors.
 
@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use super::matrix::Strided;
+use super::tiles::Tiles;
 use crate::cpu::KernelError;
 
 thread_local! {
@@ -14,7 +15,12 @@ thread_local! {
 }
 
 /// A right-hand matrix packed for the f32 kernel of this machine.
-pub struct PackedF32(PackedBMatrix<f32>);
+pub struct PackedF32(Packed);
+
+enum Packed {
+    Tiles(Tiles),
+    Rten(PackedBMatrix<f32>),
+}
 
 impl PackedF32 {
     /// Packs a K×N matrix; `None` when it has no element and there is nothing to pack.
@@ -22,8 +28,13 @@ impl PackedF32 {
         if b.is_empty() {
             return Ok(None);
         }
-        let b = b.matrix()?;
-        Ok(Some(PackedF32(EXECUTOR.with(|executor| executor.prepack_b(b)))))
+        Ok(Some(PackedF32(match Tiles::new(b) {
+            Some(tiles) => Packed::Tiles(tiles),
+            None => {
+                let b = b.matrix()?;
+                Packed::Rten(EXECUTOR.with(|executor| executor.prepack_b(b)))
+            }
+        })))
     }
 }
 
@@ -38,7 +49,16 @@ pub(crate) enum RhsF32<'a> {
 pub(crate) fn multiply(out: &mut [f32], a: Strided<'_, f32>, b: RhsF32<'_>, alpha: f32) -> Result<(), KernelError> {
     let b = match b {
         RhsF32::Strided(b) => GemmInputB::Unpacked(b.matrix()?),
-        RhsF32::Packed(b) => GemmInputB::Packed(&b.0),
+        RhsF32::Packed(PackedF32(Packed::Rten(b))) => GemmInputB::Packed(b),
+        RhsF32::Packed(PackedF32(Packed::Tiles(b))) => {
+            if !out.is_empty() {
+                b.multiply(out, a);
+                if alpha != 1.0 {
+                    out.iter_mut().for_each(|v| *v *= alpha);
+                }
+            }
+            return Ok(());
+        }
     };
     let a = GemmInputA::Unpacked(a.matrix()?);
     let options = GemmOptions { alpha, ..GemmOptions::default() };
@@ -67,7 +87,11 @@ pub(crate) fn multiply_then(
     let rows = a.rows.div_ceil(tasks).next_multiple_of(24).max(ROWS / 2);
     match b {
         RhsF32::Packed(_) => out.par_chunks_mut(rows * n).enumerate().try_for_each(|(i, out)| {
-            multiply(out, a.rows_from(i * rows, out.len() / n), b, alpha)?;
+            let a = a.rows_from(i * rows, out.len() / n);
+            match b {
+                RhsF32::Packed(PackedF32(Packed::Tiles(b))) if a.col_stride == 1 && alpha == 1.0 => b.multiply_alone(out, a),
+                b => multiply(out, a, b, alpha)?,
+            }
             finish(out);
             Ok(())
         }),

@@ -32,6 +32,11 @@ impl<'a, T: Copy> Strided<'a, T> {
         Strided { data: self.data.get(first * self.row_stride..).unwrap_or_default(), rows, ..self }
     }
 
+    /// Some of the columns.
+    pub fn columns_from(self, first: usize, cols: usize) -> Self {
+        Strided { data: self.data.get(first * self.col_stride..).unwrap_or_default(), cols, ..self }
+    }
+
     /// Whether it has no element.
     pub fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0

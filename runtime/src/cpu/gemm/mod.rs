@@ -21,6 +21,7 @@ pub(crate) mod int8;
 mod integer;
 pub(crate) mod matrix;
 mod number;
+mod tiles;
 pub(crate) mod widen;
 
 /// Operand `i`.
