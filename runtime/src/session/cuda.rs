@@ -161,7 +161,7 @@ fn device_error(step: &Step, error: CudaError) -> SessionError {
     SessionError::Step { step: step.name.clone(), op: step.op.name(), reason: error.to_string() }
 }
 
-/// Whether an operator's product is done by a library, from weights that it wants in its own form.
+/// Whether a product's weight is one that cuSPARSELt compresses.
 fn is_sparse(op: &Op) -> bool {
     matches!(op, Op::SparseGemm(_))
 }

@@ -7,7 +7,6 @@ use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::plan::cuda::{Argument, Kernel};
 use sliderun::plan::manifest::{Program, Storage, Value, ValueId};
-use std::fmt::Write;
 
 /// A kernel that is being written.
 pub struct KernelBuilder<'p> {
@@ -100,11 +99,11 @@ impl<'p> KernelBuilder<'p> {
         match extent.as_const() {
             Some(v) => v.to_string(),
             None => {
-                let known = self.arguments.iter().any(|a| *a == Argument::Integer(extent.clone()));
                 let wide = self.long_extent(extent);
-                let name = format!("n{}", &wide[1..]);
-                if !known || !self.prologue.contains(&format!("int {name} ")) {
-                    writeln!(self.prologue, "    const int {name} = static_cast<int>({wide});").expect("text takes any text");
+                let name = wide.replace('p', "n");
+                let definition = format!("    const int {name} = static_cast<int>({wide});\n");
+                if !self.prologue.contains(&definition) {
+                    self.prologue.push_str(&definition);
                 }
                 name
             }

@@ -116,7 +116,7 @@ impl Product {
         self.out
     }
 
-    /// The values whose rows are padded, and to how many: `(value, rows, bucket)`.
+    /// The rows of the activation and of the result, and to how many they are padded; `None` where they are not.
     pub fn padded(&self, program: &Program, shapes: &[Vec<usize>]) -> Option<(usize, usize)> {
         let byte = program.values[self.x].ty.dtype.size() == 1;
         (byte || is_sparse(&program.steps[self.step].op)).then(|| {
