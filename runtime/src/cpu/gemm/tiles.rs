@@ -149,7 +149,6 @@ impl SimdOp for Strip<'_, '_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let ops = isa.f32();
-        let lanes = ops.len();
         let Strip { a, b, out, width, column, adds } = self;
         let columns = COLUMNS.min(width - column);
         for first in (0..a.rows).step_by(ROWS) {
@@ -160,10 +159,10 @@ impl SimdOp for Strip<'_, '_> {
                 *from = &a.data[(first + i.min(rows - 1)) * a.row_stride..][..a.cols];
             }
             let mut sums = [[ops.zero(); VECTORS]; ROWS];
-            for (k, b) in b.chunks_exact(VECTORS * lanes).take(a.cols).enumerate() {
+            for (k, b) in b.chunks_exact(COLUMNS).take(a.cols).enumerate() {
                 let mut right = [ops.zero(); VECTORS];
                 for (j, right) in right.iter_mut().enumerate() {
-                    *right = ops.load(&b[j * lanes..]);
+                    *right = ops.load(&b[j * LANES..]);
                 }
                 for i in 0..ROWS {
                     let left = ops.splat(from[i][k]);
@@ -172,24 +171,26 @@ impl SimdOp for Strip<'_, '_> {
                     }
                 }
             }
-            for i in 0..ROWS {
-                if i >= rows {
-                    break;
-                }
-                let to = &mut out[(first + i) * width + column..][..columns];
-                if columns == VECTORS * lanes {
+            if rows == ROWS && columns == COLUMNS {
+                for i in 0..ROWS {
+                    let to = &mut out[(first + i) * width + column..][..COLUMNS];
                     for j in 0..VECTORS {
-                        let to = &mut to[j * lanes..][..lanes];
+                        let to = &mut to[j * LANES..][..LANES];
                         let sum = if adds { ops.add(sums[i][j], ops.load(to)) } else { sums[i][j] };
                         ops.store(sum, to);
                     }
-                } else {
-                    let mut row = [0.0; COLUMNS];
+                }
+            } else {
+                let mut tile = [[0.0; COLUMNS]; ROWS];
+                for i in 0..ROWS {
                     for j in 0..VECTORS {
-                        ops.store(sums[i][j], &mut row[j * lanes..]);
+                        ops.store(sums[i][j], &mut tile[i][j * LANES..]);
                     }
-                    for (to, sum) in to.iter_mut().zip(row) {
-                        *to = if adds { *to + sum } else { sum };
+                }
+                for (i, tile) in tile[..rows].iter().enumerate() {
+                    let to = &mut out[(first + i) * width + column..][..columns];
+                    for (to, sum) in to.iter_mut().zip(tile) {
+                        *to = if adds { *to + sum } else { *sum };
                     }
                 }
             }
