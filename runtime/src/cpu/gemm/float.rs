@@ -69,7 +69,7 @@ pub(crate) fn multiply(out: &mut [f32], a: Strided<'_, f32>, b: RhsF32<'_>, alph
 
 /// Rows that are multiplied and finished together: enough for the packed matrix to be read rarely, few enough for the result to be in
 /// the cache still; a multiple of the kernels' tiles of 4, 6 and 8 rows.
-const ROWS: usize = 96;
+const ROWS: usize = 192;
 
 /// [`multiply`], then `finish` on groups of whole rows of the result, while they are in the cache.
 pub(crate) fn multiply_then(

@@ -19,7 +19,7 @@ const LANES: usize = 16;
 /// Columns of a tile.
 const COLUMNS: usize = VECTORS * LANES;
 /// Elements along K that are summed in registers before they are added to the result.
-const DEPTH: usize = 384;
+const DEPTH: usize = 768;
 /// Fewest results worth a task.
 const GRAIN: usize = 16 * 1024;
 
