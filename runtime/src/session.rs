@@ -15,6 +15,8 @@ mod program;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "cuda")]
+pub use cuda::{LaunchTime, LaunchWork};
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;
 
@@ -276,6 +278,18 @@ impl Session {
         match &self.backend {
             Backend::Cpu(_) => Err(SessionError::NotOnCuda),
             Backend::Cuda(cuda) => cuda.gpu.time(inputs, times),
+        }
+    }
+
+    /// The time of each launch on a GPU by itself, on what the launches before it make of the inputs.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn launch_times(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
+        match &self.backend {
+            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
+            Backend::Cuda(cuda) => cuda.gpu.launch_times(inputs),
         }
     }
 

@@ -13,11 +13,14 @@ use super::values;
 const EXAMPLES: &str = "\
 Examples:
   slidec bench model.slide --shape batch=4,seq=128 --threads 2
-  slidec bench model.slide --shape batch=4,seq=128 --iterations 100 --steps --json";
+  slidec bench model.slide --shape batch=4,seq=128 --iterations 100 --steps --json
+  slidec bench model.slide --shape batch=32,seq=128 --device cuda --steps";
 
 /// Measure how fast a plan runs, on random inputs
 ///
-/// Prints percentiles of the latency and where the time goes, by operator or with --steps by step.
+/// Prints percentiles of the latency and where the time goes, by operator or with --steps by step. On a GPU: with copies from and to
+/// the host and without, each kind of launch, or with --steps each launch, against what the GPU does in a large copy and in large dense
+/// products in the same run, and clocks and watts meanwhile.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Bench {

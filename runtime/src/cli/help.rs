@@ -70,14 +70,17 @@ Example:
 ";
 
 pub const BENCH: &str = "\
-Measure a plan's latency on random inputs
+Measure a plan's latency on random inputs. On a GPU: with copies from and to the host and
+without; where the time goes, against what the GPU does in a large copy and in large dense
+products in the same run; clocks and watts meanwhile
 
 Usage: sliderun bench PLAN [OPTIONS]
 
   --shape batch=4,seq=128  Extents (default: 1 for a batch, else 32)
   --iterations N           Stop after so many runs
   --duration SECONDS       Stop after so long (default 3, without --iterations)
-  --operators              Also tell where the time goes
+  --operators              Also tell where the time goes, by operator
+  --steps                  Also tell the time of each step, on a GPU of each launch
   --seed N                 What random inputs start from (default 0)
   --device cpu|cuda[:N]    Where to run (default cpu)
   --threads N              Threads to use (default: as many as there are processors)

@@ -163,6 +163,7 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("iterations") => options.iterations = Some(args.value()?.parse()?),
             Long("duration") => options.duration = Some(args.value()?.parse_with(parse_seconds)?),
             Long("operators") => options.operators = true,
+            Long("steps") => options.steps = true,
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Long("json") => options.json = true,

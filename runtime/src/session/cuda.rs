@@ -5,8 +5,11 @@
 //! Must not know: how kernels are written.
 
 mod bound;
+mod measure;
 mod products;
 mod run;
+
+pub use measure::{LaunchTime, LaunchWork};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,14 @@
-//! `bench`: latency of a plan on random inputs.
+//! `bench`: latency of a plan on random inputs, and where the time goes.
+
+#[cfg(feature = "cuda")]
+mod gpu;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cuda")]
+use gpu::GpuBench;
 use serde_json::json;
 
 use super::latency::Latency;
@@ -11,15 +16,11 @@ use super::{Target, ToolError, random, symbols};
 use crate::dim::Bindings;
 use crate::op::Op;
 use crate::plan::manifest::Manifest;
-use crate::session::StepTrace;
+use crate::session::{Device, Session, StepTrace};
 use crate::tensor::TensorView;
 
 /// Runs that are not counted: they fill caches and bind the shapes.
 const WARM_UP: usize = 3;
-
-/// Replays of the graph that are timed on a GPU.
-#[cfg(feature = "cuda")]
-const REPLAYS: usize = 200;
 
 /// How long a bench without a given end goes on.
 const DEFAULT_DURATION: Duration = Duration::from_secs(3);
@@ -37,9 +38,9 @@ pub struct BenchOptions {
     pub iterations: Option<usize>,
     /// How long to go on; three seconds when neither is given.
     pub duration: Option<Duration>,
-    /// Also tell where the time goes, by operator.
+    /// Also tell where the time goes, by operator; on a GPU by kind of launch, against what the GPU can do.
     pub operators: bool,
-    /// Also tell the time of each step, and for matrix products the rate.
+    /// Also tell the time of each step, on a GPU of each launch, and for matrix products the rate.
     pub steps: bool,
     /// Results as JSON.
     pub json: bool,
@@ -74,79 +75,119 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
         latencies.push(start.elapsed());
     }
 
-    let mut operators: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
-    let mut steps = Vec::new();
-    if options.operators || options.steps {
-        let manifest = session.plan().manifest();
-        session.run_traced(&views, &mut |step: StepTrace<'_>| {
-            if options.steps {
-                let operations = product_operations(manifest, &step, &shape);
-                let rate = operations.map(|n| n / step.duration.as_secs_f64().max(1e-9) / 1e9);
-                steps.push((step.name.to_owned(), step.op.name(), step.duration.as_secs_f64() * 1e3, rate));
-            }
-            let (count, time) = operators.entry(step.op.name()).or_default();
-            *count += 1;
-            *time += step.duration;
-        })?;
-    }
-    let mut operators: Vec<_> = operators.into_iter().collect();
-    operators.sort_by_key(|(name, (_, time))| (std::cmp::Reverse(*time), *name));
-
-    #[cfg(feature = "cuda")]
-    let replays = match options.target.device {
-        crate::session::Device::Cuda(_) => Latency::of(&session.replay_times(&views, REPLAYS)?),
-        crate::session::Device::Cpu => None,
-    };
-    #[cfg(not(feature = "cuda"))]
-    let replays: Option<Latency> = None;
     let arena = session.arena_size(&shape)?;
     let Some(latency) = Latency::of(&latencies) else { return Ok(()) };
-    if options.json {
-        let operators: Vec<_> = operators
-            .iter()
-            .map(|(name, (count, time))| json!({ "operator": name, "steps": count, "milliseconds": time.as_secs_f64() * 1e3 }))
-            .collect();
-        let report = json!({
-            "device": options.target.device.to_string(), "threads": session.threads(), "shape": shape, "latency": latency,
-            "replay": replays, "load_ms": load_ms, "arena_bytes": arena.bytes, "arena_lower_bound": arena.lower_bound, "operators": operators,
-            "steps": steps
-                .iter()
-                .map(|(name, op, ms, rate)| json!({ "step": name, "operator": op, "milliseconds": ms, "gop_per_s": rate }))
-                .collect::<Vec<_>>(),
-        });
-        return Ok(writeln!(out, "{report:#}")?);
-    }
-    let l = latency;
-    writeln!(out, "{}, {} threads, {}", options.target.device, session.threads(), symbols::format(&shape))?;
-    writeln!(
-        out,
-        "{} runs: median {:.3} ms, mean {:.3}, min {:.3}, p90 {:.3}, p99 {:.3}, max {:.3}",
-        l.runs, l.p50_ms, l.mean_ms, l.min_ms, l.p90_ms, l.p99_ms, l.max_ms
-    )?;
-    if let Some(r) = replays {
-        writeln!(
-            out,
-            "graph replayed, device to device: median {:.1} µs, min {:.1}, p90 {:.1}, p99 {:.1}",
-            r.p50_ms * 1e3,
-            r.min_ms * 1e3,
-            r.p90_ms * 1e3,
-            r.p99_ms * 1e3
-        )?;
-    }
-    writeln!(out, "loaded in {load_ms:.1} ms, working memory {:.1} MiB", arena.bytes as f64 / f64::from(1 << 20))?;
-    if options.operators {
-        for (name, (count, time)) in operators {
-            writeln!(out, "  {name:<24} {count:>5} steps {:>10.3} ms", time.as_secs_f64() * 1e3)?;
+    let mut report = json!({
+        "device": options.target.device.to_string(), "threads": session.threads(), "shape": shape, "latency": latency,
+        "load_ms": load_ms, "arena_bytes": arena.bytes, "arena_lower_bound": arena.lower_bound,
+    });
+    let mut text = Vec::new();
+    writeln!(text, "{}, {} threads, {}", options.target.device, session.threads(), symbols::format(&shape))?;
+    writeln!(text, "loaded in {load_ms:.1} ms, working memory {:.1} MiB", arena.bytes as f64 / f64::from(1 << 20))?;
+    match options.target.device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => {
+            let launches = options.operators || options.steps || options.json;
+            let measured = GpuBench::measure(&session, ordinal, &views, launches, limit)?;
+            report["replay"] = json!(measured.replay);
+            report["gpu"] = measured.json();
+            measured.heading(&mut text)?;
+            write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
+            measured.table(options.steps, &mut text)?;
+        }
+        _ => {
+            write_latencies(&[("run", Some(latency))], &mut text)?;
+            if options.operators || options.steps {
+                let steps = step_times(&session, &views, &shape)?;
+                let operators = by_operator(&steps);
+                if options.operators {
+                    report["operators"] = operators
+                        .iter()
+                        .map(|(name, (count, ms))| json!({ "operator": name, "steps": count, "milliseconds": ms }))
+                        .collect();
+                    for (name, (count, ms)) in operators {
+                        writeln!(text, "  {name:<24} {count:>5} steps {ms:>10.3} ms")?;
+                    }
+                }
+                if options.steps {
+                    report["steps"] = steps.iter().map(StepTime::json).collect();
+                    steps.iter().try_for_each(|step| step.text(&mut text))?;
+                }
+            }
         }
     }
-    for (name, op, ms, rate) in steps {
-        write!(out, "  {ms:>10.3} ms  {op:<16} {name}")?;
-        match rate {
+    if options.json {
+        writeln!(out, "{report:#}")?
+    } else {
+        out.write_all(&text)?
+    }
+    Ok(())
+}
+
+fn write_latencies(rows: &[(&str, Option<Latency>)], out: &mut dyn Write) -> Result<(), ToolError> {
+    writeln!(
+        out,
+        "{:<20} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "µs", "RUNS", "MEDIAN", "MEAN", "MIN", "P90", "P99", "MAX"
+    )?;
+    for (what, latency) in rows {
+        let Some(l) = latency else { continue };
+        write!(out, "{what:<20} {:>8}", l.runs)?;
+        for ms in [l.p50_ms, l.mean_ms, l.min_ms, l.p90_ms, l.p99_ms, l.max_ms] {
+            write!(out, " {:>10.1}", ms * 1e3)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// What one step took on the CPU.
+struct StepTime {
+    name: String,
+    operator: &'static str,
+    ms: f64,
+    /// Of a matrix product, 10⁹ operations per second.
+    rate: Option<f64>,
+}
+
+impl StepTime {
+    fn json(&self) -> serde_json::Value {
+        json!({ "step": self.name, "operator": self.operator, "milliseconds": self.ms, "gop_per_s": self.rate })
+    }
+
+    fn text(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+        write!(out, "  {:>10.3} ms  {:<16} {}", self.ms, self.operator, self.name)?;
+        match self.rate {
             Some(rate) => writeln!(out, "  {rate:.1} GOP/s")?,
             None => writeln!(out)?,
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn step_times(session: &Session, inputs: &[(&str, TensorView<'_>)], symbols: &Bindings) -> Result<Vec<StepTime>, ToolError> {
+    let manifest = session.plan().manifest();
+    let mut steps = Vec::new();
+    session.run_traced(inputs, &mut |step: StepTrace<'_>| {
+        let operations = product_operations(manifest, &step, symbols);
+        let rate = operations.map(|n| n / step.duration.as_secs_f64().max(1e-9) / 1e9);
+        let ms = step.duration.as_secs_f64() * 1e3;
+        steps.push(StepTime { name: step.name.to_owned(), operator: step.op.name(), ms, rate });
+    })?;
+    Ok(steps)
+}
+
+/// How many steps of an operator there are and how long they take, those that take longest first.
+fn by_operator(steps: &[StepTime]) -> Vec<(&'static str, (usize, f64))> {
+    let mut operators: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for step in steps {
+        let (count, ms) = operators.entry(step.operator).or_default();
+        *count += 1;
+        *ms += step.ms;
+    }
+    let mut operators: Vec<_> = operators.into_iter().collect();
+    operators.sort_by(|(_, (_, a)), (_, (_, b))| b.total_cmp(a));
+    operators
 }
 
 /// Multiplications and additions of a matrix product over its source K, 2·M·N·K; `None` for other steps.

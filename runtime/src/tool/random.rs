@@ -61,6 +61,20 @@ pub fn inputs(ports: &[Port], symbols: &Bindings, seed: u64) -> Result<Vec<(Stri
     ports.iter().map(|port| Ok((port.name.clone(), input(port, symbols, &mut random)?))).collect()
 }
 
+/// `count` elements as bytes: floats as inputs get them, integers over most of the range of i8.
+pub fn operand(dtype: DType, count: usize, seed: u64) -> Vec<u8> {
+    let mut random = Generator(seed);
+    let mut bytes = vec![0; count * dtype.size()];
+    for element in bytes.chunks_exact_mut(dtype.size()) {
+        match dtype {
+            DType::I8 => element[0] = (random.float() * 73.0) as i8 as u8,
+            _ if dtype.is_float() => write_float(dtype, random.float(), element),
+            _ => element[0] = random.below(128) as u8,
+        }
+    }
+    bytes
+}
+
 fn input(port: &Port, symbols: &Bindings, random: &mut Generator) -> Result<Tensor, SessionError> {
     let fail = |reason: String| SessionError::Value { value: port.name.clone(), ty: port.ty.clone(), reason };
     let shape = port.ty.shape.iter().map(|d| d.eval_usize(symbols)).collect::<Result<Vec<_>, _>>();

@@ -102,7 +102,7 @@ impl Gpu {
         Ok((bound.layout.total, bound.layout.lower_bound))
     }
 
-    fn with_bound<R>(
+    pub(super) fn with_bound<R>(
         &self,
         given: &[(&str, TensorView<'_>)],
         work: impl FnOnce(&Gpu, &mut Bound, &Stream, &DeviceBuffer, &[TensorView<'_>]) -> Result<R, SessionError>,
@@ -125,7 +125,7 @@ impl Gpu {
         Ok((bound, stream, fault))
     }
 
-    fn upload(&self, bound: &Bound, stream: &Stream, given: &[TensorView<'_>]) -> Result<(), SessionError> {
+    pub(super) fn upload(&self, bound: &Bound, stream: &Stream, given: &[TensorView<'_>]) -> Result<(), SessionError> {
         for (&v, view) in self.program.inputs.iter().zip(given) {
             if let Some(slice) = bound.slice(self, v) {
                 slice.upload(view.data, stream)?;
@@ -153,7 +153,7 @@ impl Gpu {
         unsafe { graph.launch(stream) }.map_err(SessionError::from)
     }
 
-    fn check_fault(&self, fault: &DeviceBuffer, stream: &Stream) -> Result<(), SessionError> {
+    pub(super) fn check_fault(&self, fault: &DeviceBuffer, stream: &Stream) -> Result<(), SessionError> {
         let mut bytes = [0; 4];
         fault.as_slice().download(&mut bytes, stream)?;
         let launch = u32::from_ne_bytes(bytes) as usize;

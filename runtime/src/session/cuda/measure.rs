@@ -1,0 +1,174 @@
+//! What each launch costs by itself.
+//!
+//! Kernels of a few microseconds are shorter than what an event or a launch from the host costs, so each launch is recorded many times in a
+//! graph of its own, whose replays are timed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::super::SessionError;
+use super::super::program::index;
+use super::bound::Bound;
+use super::{Gpu, Loaded, LoadedWork, is_sparse};
+use crate::cuda::driver::{Event, Stream};
+use crate::dtype::DType;
+use crate::op::Op;
+use crate::plan::cuda::Argument;
+use crate::tensor::TensorView;
+
+/// How often a launch is recorded to learn how long it takes.
+const FIRST_GUESS: u32 = 8;
+
+/// How long a replay of one launch's graph should take, so that the events around it do not matter.
+const REPLAY: Duration = Duration::from_micros(400);
+
+/// Most times that a launch is recorded.
+const MAX_RECORDED: u32 = 256;
+
+/// Replays, of which the median counts.
+const REPLAYS: usize = 9;
+
+/// What one launch of a plan's CUDA program costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchTime {
+    /// The steps of the CUDA program that it does.
+    pub steps: Range<usize>,
+    /// The last step's name.
+    pub name: String,
+    /// The steps' operators.
+    pub operators: Vec<&'static str>,
+    /// What is launched.
+    pub work: LaunchWork,
+    /// Element type of the last step's first operand.
+    pub input: Option<DType>,
+    /// How long it takes on the device when it runs many times in a row, which leaves in the caches what fits there.
+    pub time: Duration,
+    /// Bytes of device memory that it must read and write, each once.
+    pub bytes: u64,
+    /// Of a product: multiplications and additions over its source K, which a dense product would do.
+    pub operations: Option<f64>,
+}
+
+/// What is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchWork {
+    /// The kernel of this name in the plan's cubin.
+    Kernel(String),
+    /// A matrix product by this library.
+    Product(&'static str),
+}
+
+impl LaunchWork {
+    /// What the launch's work is on the device. `op`: the operator of its one step, when it is a product.
+    fn of(work: &LoadedWork, op: &Op) -> LaunchWork {
+        match work {
+            LoadedWork::Kernel { launch, .. } => LaunchWork::Kernel(launch.symbol.clone()),
+            LoadedWork::Product(_) => LaunchWork::Product(if is_sparse(op) { "cuSPARSELt" } else { "cuBLASLt" }),
+        }
+    }
+}
+
+impl Gpu {
+    /// The time of each launch, on what the launches before it have computed.
+    pub fn launch_times(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
+        self.with_bound(given, |gpu, bound, stream, fault, arranged| {
+            gpu.upload(bound, stream, arranged)?;
+            fault.as_slice().fill(0, stream)?;
+            let mut out = Vec::with_capacity(gpu.launches.len());
+            for (at, loaded) in gpu.launches.iter().enumerate() {
+                // Libraries load kernels at their first use, which a capture does not allow.
+                bound.launch(gpu, at, stream)?;
+                stream.synchronize()?;
+                let guess = replay_time(gpu, bound, at, stream, FIRST_GUESS, 2)?.max(Duration::from_nanos(100));
+                let times = (REPLAY.as_secs_f64() / guess.as_secs_f64()).ceil() as u32;
+                let time = replay_time(gpu, bound, at, stream, times.clamp(2, MAX_RECORDED), REPLAYS)?;
+                out.push(describe(gpu, bound, loaded, time));
+            }
+            gpu.check_fault(fault, stream)?;
+            Ok(out)
+        })
+    }
+}
+
+/// The time of one launch, from `replays` replays of a graph that holds it `recorded` times: their median.
+fn replay_time(
+    gpu: &Gpu,
+    bound: &Bound,
+    at: usize,
+    stream: &Stream,
+    recorded: u32,
+    replays: usize,
+) -> Result<Duration, SessionError> {
+    let graph = stream.capture(|stream| (0..recorded).try_for_each(|_| bound.launch(gpu, at, stream)))?.instantiate()?;
+    let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
+    let mut times = Vec::with_capacity(replays);
+    // The first replay uploads the graph.
+    for _ in 0..=replays {
+        stream.record(&before)?;
+        // SAFETY: the graph's memory is the bound's arena and workspace, the session's constants and modules: all outlive the stream's
+        // work, which is waited for below.
+        #[allow(unsafe_code)]
+        unsafe { graph.launch(stream) }?;
+        stream.record(&after)?;
+        after.synchronize()?;
+        times.push(after.since(&before)?);
+    }
+    times.remove(0);
+    times.sort();
+    Ok(times[times.len() / 2] / recorded)
+}
+
+fn describe(gpu: &Gpu, bound: &Bound, loaded: &Loaded, time: Duration) -> LaunchTime {
+    let program = &gpu.program;
+    let steps = &program.steps[loaded.steps.clone()];
+    let last = &steps[steps.len() - 1];
+    let first_operand = last.inputs.first().copied().flatten().map(index);
+    LaunchTime {
+        steps: loaded.steps.clone(),
+        name: last.name.clone(),
+        operators: steps.iter().map(|s| s.op.name()).collect(),
+        input: first_operand.map(|v| program.values[v].ty.dtype),
+        time,
+        bytes: bytes(gpu, bound, loaded),
+        operations: if matches!(loaded.work, LoadedWork::Product(_)) { operations(gpu, bound, loaded) } else { None },
+        work: LaunchWork::of(&loaded.work, &last.op),
+    }
+}
+
+/// What a launch reads and writes in device memory, each byte once. Of what it picks rows from, as much as it picks.
+fn bytes(gpu: &Gpu, bound: &Bound, loaded: &Loaded) -> u64 {
+    let program = &gpu.program;
+    let steps = &program.steps[loaded.steps.clone()];
+    let mentioned: Vec<usize> = match &loaded.work {
+        LoadedWork::Kernel { launch, .. } => {
+            launch.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(index(*v)) } else { None }).collect()
+        }
+        // A compressed weight is as large on the device as it is in the plan.
+        LoadedWork::Product(product) => steps[0].inputs.iter().flatten().map(|v| index(*v)).chain([product.out()]).collect(),
+    };
+    let mut moved: BTreeMap<usize, u64> = BTreeMap::new();
+    for v in mentioned {
+        let root = program.values[v].root;
+        moved.insert(root, bound.bytes(gpu, root) as u64);
+    }
+    for step in steps {
+        let (Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_) | Op::Slice(_)) = &step.op else { continue };
+        let (Some(Some(from)), Some(to)) = (step.inputs.first(), step.outputs.first()) else { continue };
+        if let Some(whole) = moved.get_mut(&program.values[index(*from)].root) {
+            *whole = (*whole).min(bound.bytes(gpu, index(*to)) as u64);
+        }
+    }
+    moved.values().sum()
+}
+
+/// Multiplications and additions of a matrix product over its source K, 2·M·N·K: what the sparse and the dense product have in common.
+fn operations(gpu: &Gpu, bound: &Bound, loaded: &Loaded) -> Option<f64> {
+    let step = loaded.steps.end - 1;
+    let k = match &bound.ops[step] {
+        Op::SparseGemm(gemm) => gemm.layout.k(),
+        _ => *bound.shapes[index((*gpu.program.steps[step].inputs.first()?)?)].last()?,
+    };
+    let out = &bound.shapes[index(*gpu.program.steps[step].outputs.first()?)];
+    Some(2.0 * out.iter().product::<usize>() as f64 * k as f64)
+}
