@@ -65,8 +65,8 @@ fn bench(m: usize, k: usize, n: usize) {
     let (f32_time, _) = time(MatMul::default(), &[&x, &w_f32], &[1]);
     let (twin_time, q) = time(lift.dense_twin(), &[&x], &[]);
     let (lift_time, lifted) = time(lift, &[&x], &[]);
-    let (dense_time, acc) = time(DenseGemm {}, &[&q, &w_i8], &[1]);
-    let (sparse_time, _) = time(SparseGemm { layout }, &[&lifted, &values, &positions], &[1, 2]);
+    let (dense_time, acc) = time(DenseGemm::default(), &[&q, &w_i8], &[1]);
+    let (sparse_time, _) = time(SparseGemm { layout, to: None }, &[&lifted, &values, &positions], &[1, 2]);
     let ones = |shape: &[usize]| Tensor::from_slice(shape, &vec![1.0f32; shape.iter().product()]).expect("the shape fits");
     let (token, channel) = (ones(&[m, 1]), ones(&[n]));
     let (dequant_time, _) = time(Dequant { to: DType::F32, activation: None }, &[&acc, &token, &channel, &channel], &[2, 3]);

@@ -72,8 +72,12 @@ fn element_type(precision: Precision, model: DType) -> DType {
 }
 
 fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> Decision {
-    let to = element_type(options.precision, model);
-    let for_cuda = options.targets.iter().any(|t| matches!(t, Target::Cuda(_)));
+    let for_cuda = !options.targets.contains(&Target::Cpu);
+    let to = match element_type(options.precision, model) {
+        // There everything is held in 16 bits unless f32 is asked for.
+        DType::F32 if for_cuda && options.precision == Precision::Auto => DType::Bf16,
+        to => to,
+    };
     let holds = |p: Pattern| detections.iter().any(|d| d.pattern == p && d.holds());
     let (pattern, reason, refused) = match options.sparsity {
         SparsityRequest::Dense => (None, "dense was asked for".to_owned(), false),
@@ -88,11 +92,9 @@ fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> D
         }
         SparsityRequest::Auto => match detections.iter().find(|d| d.holds()) {
             None => (None, "no pattern holds".to_owned(), false),
-            Some(d) if for_cuda && matches!(to, DType::I8 | DType::F8e4m3) => {
-                (Some(d.pattern), format!("{} holds already", d.pattern), false)
-            }
+            Some(d) if for_cuda && to != DType::F32 => (Some(d.pattern), format!("{} holds already", d.pattern), false),
             Some(d) if for_cuda => {
-                (None, format!("{} holds, but {to} gains no speed from it on CUDA yet (int8 and fp8 do)", d.pattern), false)
+                (None, format!("{} holds, but {to} gains no speed from it on CUDA (other precisions do)", d.pattern), false)
             }
             Some(d) => {
                 let reason = format!("{p} holds, but the CPU gains no speed from it (--sparsity {p} keeps it)", p = d.pattern);

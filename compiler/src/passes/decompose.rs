@@ -87,11 +87,11 @@ impl Rewriter<'_> {
         let accumulator = match encoded.weight {
             EncodedWeight::Dense(weight) => {
                 let weight = self.constant("weight", &weight);
-                self.add("dense_gemm", DenseGemm {}, &[Some(lift), Some(weight)])?
+                self.add("dense_gemm", DenseGemm::default(), &[Some(lift), Some(weight)])?
             }
             EncodedWeight::Sparse(d) => {
                 let (values, positions) = (self.constant("values", &d.values), self.constant("positions", &d.positions));
-                self.add("sparse_gemm", SparseGemm { layout }, &[Some(lift), Some(values), Some(positions)])?
+                self.add("sparse_gemm", SparseGemm { layout, to: None }, &[Some(lift), Some(values), Some(positions)])?
             }
         };
         let Some(scales) = encoded.scales else {

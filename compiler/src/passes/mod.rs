@@ -26,6 +26,7 @@ mod fuse_silu;
 mod lift;
 pub mod matching;
 mod merge;
+mod narrow;
 mod normalise;
 pub(crate) mod product;
 mod prune;
@@ -52,6 +53,7 @@ pub const PIPELINE: &[Pass] = &[
     decompose::PASS,
     lift::PASS,
     split_epilogues::PASS,
+    narrow::PASS,
 ];
 
 /// A pass's declaration.

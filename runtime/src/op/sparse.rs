@@ -27,16 +27,24 @@ pub struct QuantLift {
 }
 
 /// Inputs (x': [.., K'] from [`QuantLift`], values: [N, K'/2], positions: u8 [N, K'/8]): the product with a weight in compressed form,
-/// [.., N]: i32 for I8 inputs, else f32.
+/// [.., N]: i32 for I8 inputs, else f32 or, rounded once, `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SparseGemm {
     /// How K is laid out; of one sparse segment.
     pub layout: KLayout,
+    /// What sums of floats are rounded to: F16 or Bf16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<DType>,
 }
 
-/// Inputs (x: [.., K] from [`QuantLift`] with a dense layout, w: [N, K] of the same type): [.., N], i32 for I8 inputs, else f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DenseGemm {}
+/// Inputs (x: [.., K] from [`QuantLift`] with a dense layout, w: [N, K] of the same type): [.., N], i32 for I8 inputs, else f32 or, rounded
+/// once, `to`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenseGemm {
+    /// What sums of floats are rounded to: F16 or Bf16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<DType>,
+}
 
 /// Inputs (acc: i32 or f32 [.., N], token_scale: f32 [.., 1], channel_scale: f32 [N], bias?: f32 [N]):
 /// `activation(acc · token_scale · channel_scale + bias)`, computed in f32 in this order, in `to`.
@@ -58,6 +66,16 @@ impl QuantLift {
     /// Whether activations are scaled per token, so that there is a second output.
     pub fn quantizes(&self) -> bool {
         matches!(self.to, DType::I8 | DType::F8e4m3)
+    }
+}
+
+/// The element type of a product's result.
+fn product_type(input: DType, to: Option<DType>) -> Result<DType, InferError> {
+    let sums = accumulator(0, input)?;
+    match to {
+        None => Ok(sums),
+        Some(to @ (DType::F16 | DType::Bf16)) if sums == DType::F32 => Ok(to),
+        Some(to) => Err(InferError::Attribute { name: "to", reason: format!("sums in {sums} are not rounded to {to}") }),
     }
 }
 
@@ -124,7 +142,7 @@ impl Semantics for SparseGemm {
             let reason = "exactly one sparse segment is supported".to_owned();
             return Err(InferError::Attribute { name: "layout", reason });
         }
-        let to = accumulator(0, x.dtype)?;
+        let to = product_type(x.dtype, self.to)?;
         expect_dtype(1, values, x.dtype)?;
         expect_dtype(2, positions, DType::U8)?;
         let (rows, k) = rows(0, x)?;
@@ -143,7 +161,7 @@ impl Semantics for DenseGemm {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
         inputs.at_most(2)?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
-        let to = accumulator(0, x.dtype)?;
+        let to = product_type(x.dtype, self.to)?;
         expect_dtype(1, w, x.dtype)?;
         let (rows, k) = rows(0, x)?;
         let n = w.shape.first().cloned().unwrap_or_default();

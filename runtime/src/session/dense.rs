@@ -74,14 +74,14 @@ fn products_of(program: &Program, lifted: ValueId, readers: &Option<Vec<usize>>)
 fn undo(program: &mut Program, product: usize, lifted: ValueId) -> Result<(), SessionError> {
     let step = &program.steps[product];
     let (Op::SparseGemm(op), [_, Some(values), Some(positions)]) = (&step.op, &step.inputs[..]) else { return Ok(()) };
-    let weight = weight(program, product, op, [*values, *positions])?;
+    let (to, weight) = (op.to, weight(program, product, op, [*values, *positions])?);
     let name = format!("{}.dense", program.values[index(*values)].name);
     let ty = TensorType::new(weight.dtype(), weight.shape().iter().copied());
     let root = program.values.len();
     let dense = ValueId(u32::try_from(root).map_err(|_| step_error(step, "the plan has too many values"))?);
     program.values.push(Value { name, ty, from_model: false, source: Source::Owned(weight), root });
     let step = &mut program.steps[product];
-    step.op = DenseGemm {}.into();
+    step.op = DenseGemm { to }.into();
     step.inputs = vec![Some(lifted), Some(dense)];
     Ok(())
 }

@@ -110,8 +110,8 @@ fn operators() -> Vec<(Op, &'static str)> {
         (DequantizeLinear { axis: 1, block: 0 }.into(), "u8[n,4] f32[4] u8[4]"),
         (DynamicQuantizeLinear {}.into(), "f32[n,4]"),
         (QuantLift { to: DType::F8e4m3, layout: layout.clone() }.into(), "f32[n,8]"),
-        (SparseGemm { layout }.into(), "i8[n,64] i8[2,32] u8[2,8]"),
-        (DenseGemm {}.into(), "i8[n,8] i8[2,8]"),
+        (SparseGemm { layout, to: None }.into(), "i8[n,64] i8[2,32] u8[2,8]"),
+        (DenseGemm::default().into(), "i8[n,8] i8[2,8]"),
         (Dequant { to: DType::Bf16, activation: None }.into(), "i32[n,2] f32[n,1] f32[2] f32[2]"),
     ]
 }

@@ -265,7 +265,7 @@ pub(super) fn sparse_product() -> (PlanWriter<'static>, Manifest) {
             outputs: [("y", 7), ("acc", 6)].map(|(n, v)| Output { name: n.into(), value: ValueId(v) }).into(),
             steps: vec![
                 step("lift", QuantLift { to: DType::I8, layout: layout.clone() }, &[0], &[4, 5]),
-                step("product", SparseGemm { layout }, &[4, 1, 2], &[6]),
+                step("product", SparseGemm { layout, to: None }, &[4, 1, 2], &[6]),
                 step("scale", Dequant { to: DType::F32, activation: None }, &[6, 5, 3], &[7]),
             ],
         },

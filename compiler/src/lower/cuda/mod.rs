@@ -114,8 +114,14 @@ fn library_product(program: &Program, step: &Step) -> Result<(), String> {
     let sparse = matches!(step.op, Op::SparseGemm(_));
     let (name, multiple) = match (sparse, x.dtype) {
         (true, DType::I8 | DType::F8e4m3) => ("cuSPARSELt", 32),
-        // Its products of 16-bit floats are rounded to them, and those of SparseGemm are f32.
-        (true, dtype) => return Err(format!("sparse products of {dtype}; int8 and fp8 are possible")),
+        // It rounds such sums to what it multiplied.
+        (true, DType::Bf16 | DType::F16) if ty(step.outputs[0]).dtype == x.dtype => ("cuSPARSELt", 16),
+        (true, dtype) => {
+            return Err(format!(
+                "sparse products of {dtype} to {}; --precision int8, fp8, bf16 or fp16 is possible",
+                ty(step.outputs[0]).dtype
+            ));
+        }
         (false, DType::I8 | DType::F8e4m3) => ("cuBLASLt", 16),
         (false, _) => ("cuBLASLt", 1),
     };

@@ -6,7 +6,7 @@ use crate::cpu::gemm::float::{self, PackedF32, RhsF32};
 use crate::cpu::gemm::int8::{self, PackedI8, RhsI8};
 use crate::cpu::gemm::matrix::Strided;
 use crate::cpu::gemm::required;
-use crate::cpu::gemm::widen::widened;
+use crate::cpu::gemm::widen::{rounded, widened};
 use crate::cpu::{Context, Kernel, KernelError, Prepared};
 use crate::dtype::DType;
 use crate::op::sparse::DenseGemm;
@@ -64,10 +64,9 @@ impl Kernel for DenseGemm {
         }
         let x = widened("DenseGemm", x)?;
         let x = Strided::row_major(&x, rows, k);
-        let out = out.as_mut_slice::<f32>().ok_or(unsupported)?;
-        match context.prepared {
+        rounded("DenseGemm", out, |out| match context.prepared {
             Some(Prepared::F32(packed)) => float::multiply(out, x, RhsF32::Packed(packed), 1.0),
             _ => float::multiply(out, x, RhsF32::Strided(right(&widened("DenseGemm", w)?, w.shape)), 1.0),
-        }
+        })
     }
 }

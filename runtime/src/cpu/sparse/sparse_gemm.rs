@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::gemm::required;
-use crate::cpu::gemm::widen::widened;
+use crate::cpu::gemm::widen::{rounded, widened};
 use crate::cpu::{Context, Kernel, KernelError, Prepared};
 use crate::dtype::{DType, Element};
 use crate::op::sparse::SparseGemm;
@@ -86,9 +86,7 @@ fn multiply<L: Lane, const T: usize>(weight: &Compressed<'_>, values: &[L], x: &
     });
 }
 
-fn run_as<L: Lane>(weight: &Compressed<'_>, values: &[L], x: &[L], out: &mut TensorViewMut<'_>) -> Result<(), KernelError> {
-    let dtype = out.dtype;
-    let out = out.as_mut_slice::<L::Accumulator>().ok_or(KernelError::UnsupportedType("SparseGemm", dtype))?;
+fn run_as<L: Lane>(weight: &Compressed<'_>, values: &[L], x: &[L], out: &mut [L::Accumulator]) {
     if weight.lifted() == 0 {
         out.fill(L::Accumulator::default());
     } else if !out.is_empty() {
@@ -98,7 +96,6 @@ fn run_as<L: Lane>(weight: &Compressed<'_>, values: &[L], x: &[L], out: &mut Ten
             multiply::<L, TOKENS>(weight, values, x, out);
         }
     }
-    Ok(())
 }
 
 /// i8 elements as i16.
@@ -125,9 +122,15 @@ impl Kernel for SparseGemm {
         let weight = Compressed::new(&self.layout, values, required(inputs, 2)?)?;
         let out = &mut outputs[0];
         if x.dtype == DType::I8 {
-            run_as(&weight, &widened_i8(values)?, &widened_i8(x)?, out)
-        } else {
-            run_as(&weight, &widened("SparseGemm", values)?, &widened("SparseGemm", x)?, out)
+            let dtype = out.dtype;
+            let out = out.as_mut_slice::<i32>().ok_or(KernelError::UnsupportedType("SparseGemm", dtype))?;
+            run_as(&weight, &widened_i8(values)?, &widened_i8(x)?, out);
+            return Ok(());
         }
+        let (values, x) = (widened("SparseGemm", values)?, widened("SparseGemm", x)?);
+        rounded("SparseGemm", out, |out| {
+            run_as(&weight, &values, &x, out);
+            Ok(())
+        })
     }
 }

@@ -66,11 +66,11 @@ fn run(op: impl Into<Op>, inputs: &[&Tensor]) -> Vec<Tensor> {
 
 /// [`DenseGemm`] as it is and with its weight packed.
 fn dense(x: &Tensor, w: &Tensor) -> [Tensor; 2] {
-    let plain = run(DenseGemm {}, &[x, w]).remove(0);
-    let prepared = DenseGemm {}.prepare(&[None, Some(w.view())]).unwrap();
+    let plain = run(DenseGemm::default(), &[x, w]).remove(0);
+    let prepared = DenseGemm::default().prepare(&[None, Some(w.view())]).unwrap();
     let mut out = Tensor::zeros(plain.dtype(), plain.shape()).unwrap();
     let inputs = [Some(x.view()), Some(w.view())];
-    DenseGemm {}.run(Context { prepared: prepared.as_ref() }, &inputs, &mut [out.view_mut()]).unwrap();
+    DenseGemm::default().run(Context { prepared: prepared.as_ref() }, &inputs, &mut [out.view_mut()]).unwrap();
     [plain, out]
 }
 
@@ -104,13 +104,13 @@ fn forms<T: Weight>(shape: [usize; 3], pattern: Pattern, w: Vec<T>, x: Vec<T>) -
 
 impl Case {
     fn sparse(&self) -> Tensor {
-        let op = SparseGemm { layout: self.layout.clone() };
+        let op = SparseGemm { layout: self.layout.clone(), to: None };
         assert!(op.prepare(&[None, Some(self.values.view()), Some(self.positions.view())]).unwrap().is_none());
         run(op, &[&self.lifted_x, &self.values, &self.positions]).remove(0)
     }
 
     fn undone(&self) -> Tensor {
-        undo_lift(&SparseGemm { layout: self.layout.clone() }, self.values.view(), self.positions.view()).unwrap()
+        undo_lift(&SparseGemm { layout: self.layout.clone(), to: None }, self.values.view(), self.positions.view()).unwrap()
     }
 }
 
@@ -259,7 +259,7 @@ fn the_lift_and_its_undoing_meet() {
     let op = QuantLift { to: DType::I8, layout: case.layout.clone() };
     let (lifted, twin) = (run(op.clone(), &[&x]), run(op.dense_twin(), &[&x]));
     assert_eq!(lifted[1].bytes(), twin[1].bytes());
-    let sparse = run(SparseGemm { layout: case.layout.clone() }, &[&lifted[0], &case.values, &case.positions]);
+    let sparse = run(SparseGemm { layout: case.layout.clone(), to: None }, &[&lifted[0], &case.values, &case.positions]);
     for out in dense(&twin[0], &case.undone()) {
         assert_eq!(sparse[0].bytes(), out.bytes());
     }
@@ -293,7 +293,7 @@ fn a_hostile_weight_is_an_error() {
     let pattern = Pattern::from_n(3).unwrap();
     let mut case = forms([1, 2, 12], pattern, patterned(2, 12, pattern, 3, |r| r as i8 | 1), vec![1; 12]);
     case.positions.bytes_mut()[3] = 0x55;
-    let op = SparseGemm { layout: case.layout.clone() };
+    let op = SparseGemm { layout: case.layout.clone(), to: None };
     let (values, positions) = (Some(case.values.view()), Some(case.positions.view()));
     assert!(matches!(op.prepare(&[None, values, positions]), Err(KernelError::Data(_))));
     let error = eval(&op.into(), &[Some(case.lifted_x.view()), values, positions]).unwrap_err();
@@ -304,7 +304,7 @@ fn a_hostile_weight_is_an_error() {
 fn types_and_shapes_that_do_not_fit_are_refused() {
     let ty = |dtype: DType, shape: &[usize]| TensorType::new(dtype, shape.iter().copied());
     let layout = KLayout::sparse(12, Pattern::from_n(3).unwrap());
-    let gemm = Op::from(SparseGemm { layout: layout.clone() });
+    let gemm = Op::from(SparseGemm { layout: layout.clone(), to: None });
     let (x, values, positions) = (ty(DType::I8, &[4, 64]), ty(DType::I8, &[5, 32]), ty(DType::U8, &[5, 8]));
     let lift = |to| Op::from(QuantLift { to, layout: layout.clone() });
     let (acc, token, channel) = (ty(DType::I32, &[4, 5]), ty(DType::F32, &[4, 1]), ty(DType::F32, &[5]));
@@ -318,9 +318,9 @@ fn types_and_shapes_that_do_not_fit_are_refused() {
         (gemm.clone(), vec![x.clone(), ty(DType::F32, &[5, 32]), positions.clone()], "input 1 is f32"),
         (gemm.clone(), vec![x.clone(), values.clone(), ty(DType::U8, &[4, 8])], "input 2 is"),
         (gemm, vec![x.clone(), ty(DType::I8, &[5, 64]), positions.clone()], "input 1 is"),
-        (SparseGemm { layout: KLayout::dense(64) }.into(), vec![x, values, positions], "one sparse segment"),
-        (DenseGemm {}.into(), vec![ty(DType::I8, &[4, 12]), ty(DType::I8, &[5, 13])], "input 1 is"),
-        (DenseGemm {}.into(), vec![ty(DType::F64, &[4, 12]), ty(DType::F64, &[5, 12])], "input 0 is f64"),
+        (SparseGemm { layout: KLayout::dense(64), to: None }.into(), vec![x, values, positions], "one sparse segment"),
+        (DenseGemm::default().into(), vec![ty(DType::I8, &[4, 12]), ty(DType::I8, &[5, 13])], "input 1 is"),
+        (DenseGemm::default().into(), vec![ty(DType::F64, &[4, 12]), ty(DType::F64, &[5, 12])], "input 0 is f64"),
         (dequant(DType::I8), vec![acc.clone(), token.clone(), channel.clone()], "attribute to"),
         (dequant(DType::F32), vec![acc.clone(), channel.clone(), channel.clone()], "input 1 is"),
         (dequant(DType::F32), vec![acc, token.clone(), channel, token], "input 3 is"),

@@ -1,0 +1,185 @@
+//! `narrow`: on CUDA devices, f32 values are held in 16 bits, so that what lies around the products moves half the bytes.
+//!
+//! Kernels there compute in f32 whatever they load and store, and tensor cores multiply 16-bit floats. What stays f32: graph inputs and
+//! outputs, scales, what an operator wants in f32, and angles, of which 16 bits would keep too little.
+
+use half::{bf16, f16};
+use sliderun::dtype::DType;
+use sliderun::op::Op;
+use sliderun::op::elementwise::{Cast, Unary};
+use sliderun::op::sparse::{DenseGemm, Dequant, SparseGemm};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rewrite::emit;
+use super::{Pass, PassContext, PassError};
+use crate::ir::{Constant, Graph, NodeId, ValueRef};
+use crate::options::{Precision, Target};
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "narrow",
+    summary: "for CUDA devices alone: hold f32 values as bf16 (f16 with --precision fp16, f32 with f32)",
+    run,
+};
+
+fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
+    let to = match context.options.precision {
+        Precision::F32 => return Ok(()),
+        Precision::F16 => DType::F16,
+        Precision::Auto | Precision::Bf16 | Precision::Int8 | Precision::Fp8 => DType::Bf16,
+    };
+    if context.options.targets.contains(&Target::Cpu) {
+        return Ok(());
+    }
+    let angles = angles(graph);
+    let mut narrower = Narrower { graph, to, known: BTreeMap::new() };
+    let mut done = 0;
+    for id in narrower.graph.schedule() {
+        if narrower.graph.node(id).op().is_some() && !angles.contains(&id) && narrower.narrow(id)? {
+            done += 1;
+        }
+    }
+    if done > 0 {
+        context.report.did(["the whole graph"], format!("{done} operators hold their results as {to}"));
+    }
+    Ok(())
+}
+
+/// The operators that angles are computed with: what leads to a sine or cosine, back to where numbers are of a model's making anyway.
+fn angles(graph: &Graph) -> BTreeSet<NodeId> {
+    let mut found = BTreeSet::new();
+    let functions = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::Unary(Unary::Sin | Unary::Cos | Unary::Tan)));
+    let mut open: Vec<NodeId> = graph.node_ids().into_iter().filter(functions).collect();
+    while let Some(id) = open.pop() {
+        let made = matches!(
+            graph.node(id).op(),
+            Some(
+                Op::LayerNorm(_)
+                    | Op::RmsNorm(_)
+                    | Op::Softmax(_)
+                    | Op::Attention(_)
+                    | Op::Dequant(_)
+                    | Op::SparseGemm(_)
+                    | Op::DenseGemm(_)
+            )
+        );
+        if !made && found.insert(id) {
+            open.extend(graph.operands(id).into_iter().flatten().map(|v| v.node));
+        }
+    }
+    found
+}
+
+struct Narrower<'g> {
+    graph: &'g mut Graph,
+    to: DType,
+    /// f32 values and what holds them in 16 bits.
+    known: BTreeMap<ValueRef, ValueRef>,
+}
+
+impl Narrower<'_> {
+    /// Puts an operator on 16-bit operands and results beside one on f32, whose users it leaves a Cast back; those that are narrowed
+    /// later pass it by. Says whether there was anything to do.
+    fn narrow(&mut self, id: NodeId) -> Result<bool, PassError> {
+        let node = self.graph.node(id);
+        let (name, origin, form) = (node.name.clone(), node.origin.clone(), node.form);
+        let operands = self.graph.operands(id);
+        let first = operands.first().copied().flatten().map(|v| self.graph.ty(v).dtype);
+        let Some(op) = node.op().and_then(|op| self.narrowed(op, first)) else { return Ok(false) };
+        let wide = |graph: &Graph, v: ValueRef| graph.ty(v).dtype == DType::F32;
+        let reads = operands.iter().flatten().any(|v| wide(self.graph, *v));
+        let outputs: Vec<ValueRef> = (0..self.graph.node(id).outputs.len()).map(|slot| ValueRef { node: id, slot }).collect();
+        if !reads && !outputs.iter().any(|v| wide(self.graph, *v)) {
+            return Ok(false);
+        }
+        // It already rounds what it reads, and to this type.
+        if let (Op::QuantLift(lift), Some(Some(x))) = (&op, operands.first())
+            && lift.to == self.to
+            && lift.layout.is_dense()
+        {
+            let x = self.held(*x)?;
+            self.graph.replace_uses(outputs[0], x);
+            return Ok(true);
+        }
+        let mut held = Vec::with_capacity(operands.len());
+        for (slot, operand) in operands.into_iter().enumerate() {
+            held.push(match operand {
+                Some(v) if wide(self.graph, v) && !keeps(&op, slot) => Some(self.held(v)?),
+                v => v,
+            });
+        }
+        // Not every operator takes every type: those stay.
+        let Ok(new) = self.graph.add_op(&name, op, &held) else { return Ok(false) };
+        self.graph.add_origin(new, origin);
+        self.graph.set_form(new, form);
+        for old in outputs {
+            let value = ValueRef { node: new, slot: old.slot };
+            let before = self.graph.output(old).clone();
+            self.graph.name_value(old, &format!("{}.f32", before.name), false);
+            self.graph.name_value(value, &before.name, before.from_model);
+            if self.graph.ty(value).dtype == before.ty.dtype {
+                self.graph.replace_uses(old, value);
+                continue;
+            }
+            let back = emit(self.graph, &format!("{name}/f32"), Cast { to: before.ty.dtype }, &[value])?;
+            self.graph.add_origin(back.node, self.graph.node(new).origin.clone());
+            self.graph.replace_uses(old, back);
+            self.known.insert(back, value);
+        }
+        Ok(true)
+    }
+
+    /// The operator with 16-bit results where it decides on their type, given that of its first operand; `None` where f32 it must be.
+    fn narrowed(&self, op: &Op, first: Option<DType>) -> Option<Op> {
+        let to = self.to;
+        let narrow = |dtype: DType| if dtype == DType::F32 { to } else { dtype };
+        Some(match op {
+            Op::Cast(cast) => Cast { to: narrow(cast.to) }.into(),
+            Op::Dequant(dequant) => Dequant { to: narrow(dequant.to), ..*dequant }.into(),
+            // Sums of scaled numbers keep all that they have until they are scaled back.
+            Op::SparseGemm(_) | Op::DenseGemm(_) if matches!(first, Some(DType::I8 | DType::F8e4m3)) => return None,
+            Op::SparseGemm(gemm) => SparseGemm { to: Some(to), ..gemm.clone() }.into(),
+            Op::DenseGemm(_) => DenseGemm { to: Some(to) }.into(),
+            Op::Range(_) | Op::Extents(_) => return None,
+            op => op.clone(),
+        })
+    }
+
+    /// A value in 16 bits.
+    fn held(&mut self, value: ValueRef) -> Result<ValueRef, PassError> {
+        if let Some(known) = self.known.get(&value) {
+            return Ok(*known);
+        }
+        let name = self.graph.output(value).name.clone();
+        let held = match self.graph.constant(value) {
+            Some(constant) => {
+                let constant = narrow_constant(constant, self.to);
+                self.graph.add_constant(&format!("{name}.{}", self.to), constant)
+            }
+            None => emit(self.graph, &format!("{name}.{}", self.to), Cast { to: self.to }, &[value])?,
+        };
+        self.known.insert(value, held);
+        Ok(held)
+    }
+}
+
+/// Whether an operator wants this operand in f32.
+fn keeps(op: &Op, slot: usize) -> bool {
+    match op {
+        Op::Dequant(_) => true,
+        Op::Resize(_) => slot > 0,
+        _ => false,
+    }
+}
+
+/// Rounded half to even; what is finite stays so, as the large negative numbers of masks want.
+fn narrow_constant(constant: &Constant, to: DType) -> Constant {
+    let elements = constant.data.chunks_exact(4).map(bytemuck::pod_read_unaligned::<f32>);
+    let within = |v: f32, limit: f32| if v.is_finite() { v.clamp(-limit, limit) } else { v };
+    let data: Vec<u8> = if to == DType::F16 {
+        elements.flat_map(|v| f16::from_f32(within(v, f16::MAX.to_f32())).to_le_bytes()).collect()
+    } else {
+        elements.flat_map(|v| bf16::from_f32(within(v, bf16::MAX.to_f32())).to_le_bytes()).collect()
+    };
+    Constant { dtype: to, shape: constant.shape.clone(), data: data.into() }
+}
