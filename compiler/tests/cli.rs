@@ -243,6 +243,25 @@ fn plans_for_gpus_need_nvrtc_and_run_on_the_cpu_too() {
     bench.compile(&["--target", "cpu,sm_80,sm_90a"]).ok();
     bench.run(&["run", "model.slide", "--random"]).ok();
     bench.run(&["verify", "model.onnx", "model.slide", "--shape", "batch=3"]).ok();
+    let cuda = &bench.run(&["inspect", "model.slide", "--json"]).json()["cuda"];
+    let targets: Vec<_> = cuda["targets"].as_array().unwrap().iter().map(|t| t["architecture"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["sm_80", "sm_90a"]);
+    let launches = cuda["launches"].as_array().unwrap();
+    assert!(launches.iter().any(|l| l["library"] == "cuBLASLt") && launches.iter().any(|l| l["threads"].is_u64()), "{cuda}");
+    let steps: usize = launches.iter().map(|l| l["steps"].as_array().unwrap().len()).sum();
+    assert_eq!(steps as u64, cuda["steps"].as_u64().unwrap());
+    let listed = bench.run(&["inspect", "model.slide", "--steps"]).ok().stdout;
+    assert!(launches.iter().filter_map(|l| l["kernel"].as_str()).all(|kernel| listed.contains(kernel)), "{listed}");
+    // No machine has so many GPUs; most that run this have no driver.
+    for command in [&["run", "model.slide", "--random"][..], &["verify", "model.onnx", "model.slide"], &["bench", "model.slide"]]
+    {
+        let said = bench.run(&[command, &["--device", "cuda:999"]].concat()).refused(1);
+        assert!(
+            ["libcuda.so.1", "no CUDA device", "no device cuda:999", "driver 580"].iter().any(|s| said.contains(s)),
+            "{said}"
+        );
+    }
+
     let first = fs::read(bench.path("model.slide")).unwrap();
     bench.compile(&["--target", "cpu,sm_80,sm_90a"]).ok();
     assert_eq!(first, fs::read(bench.path("model.slide")).unwrap(), "the same input gives the same bytes");

@@ -8,8 +8,11 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::op::gemm::MatMul;
-use sliderun::plan::PlanWriter;
-use sliderun::plan::manifest::{Manifest, Output as PlanOutput, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId};
+use sliderun::plan::cuda::{CudaPlan, Launch, Module, Work};
+use sliderun::plan::manifest::{
+    BlobId, Manifest, Output as PlanOutput, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId,
+};
+use sliderun::plan::{Plan, PlanWriter};
 use sliderun::tensor::Tensor;
 use sliderun::tool::npy;
 
@@ -49,6 +52,20 @@ fn write_plan(folder: &Path) -> PathBuf {
     };
     writer.finish(manifest, &path).unwrap();
     path
+}
+
+/// The same, also for GPUs, with a cubin that is none.
+fn write_plan_for_gpus(folder: &Path) {
+    let cpu = Plan::open(&write_plan(folder)).unwrap();
+    let mut manifest = cpu.manifest().clone();
+    let mut writer = PlanWriter::new();
+    for i in 0..manifest.blobs.len() as u32 {
+        writer.add_blob(cpu.blob(BlobId(i)).unwrap());
+    }
+    let modules = vec![Module { architecture: "sm_90a".parse().unwrap(), cubin: writer.add_blob(&[7; 2048]) }];
+    let launches = vec![Launch { steps: 1, work: Work::Product }];
+    manifest.cuda = Some(CudaPlan { program: manifest.program.clone(), launches, modules });
+    writer.finish(manifest, &folder.join("gpu.slide")).unwrap();
 }
 
 fn sliderun(folder: &Path, line: &str) -> Output {
@@ -126,6 +143,31 @@ fn exit_codes_and_messages() {
         assert_eq!(output.status.code(), Some(code), "{line}: {stderr}");
         assert!(stderr.contains(message), "{line}: {stderr}");
         assert!(output.stdout.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn plans_for_gpus_tell_their_launches_and_why_they_do_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    write_plan_for_gpus(folder.path());
+    let report = json(&sliderun(folder.path(), "inspect gpu.slide --json"));
+    assert_eq!(report["cuda"]["targets"], serde_json::json!([{ "architecture": "sm_90a", "cubin_bytes": 2048 }]));
+    let launch = &report["cuda"]["launches"][0];
+    assert_eq!((&launch["library"], &launch["steps"]), (&"cuBLASLt".into(), &serde_json::json!(["product"])));
+    assert_eq!(report["blobs"][1]["used_by"], serde_json::json!(["cubin"]));
+    for (line, expected) in [("inspect gpu.slide", "     1 MatMul, cuBLASLt"), ("inspect gpu.slide --steps", "cuBLASLt")] {
+        let text = String::from_utf8(sliderun(folder.path(), line).stdout).unwrap();
+        assert!(text.contains("CUDA: 1 launches for 1 steps, for sm_90a (cubin of 2 KiB)"), "{text}");
+        assert!(text.contains(expected), "{text}");
+    }
+    // No machine has so many GPUs; most that run this have no driver.
+    for command in ["run gpu.slide --random", "bench gpu.slide", "check gpu.slide"] {
+        let output = sliderun(folder.path(), &format!("{command} --device cuda:999"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{command}: {stderr}");
+        let no_driver = stderr.contains("libcuda.so.1") && stderr.contains("Looked in") && stderr.contains("To get it");
+        let no_device = stderr.contains("there is no CUDA device") || stderr.contains("there is no device cuda:999");
+        assert!(no_driver || no_device || stderr.contains("driver 580"), "{command}: {stderr}");
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Compile {
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     precision: Precision,
-    /// Devices that the plan is for: cpu
+    /// Devices that the plan is for: cpu, and GPUs like sm_80, sm_89, sm_90a
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
     target: Vec<Target>,
     /// Values that the symbols of the model's shapes may have, like batch=1..32,seq=1..512

@@ -23,7 +23,7 @@ Examples:
 /// Show what a model or a plan is made of
 ///
 /// Of a model: inputs, outputs, operators, parameters, and the sparsity patterns that its weights satisfy. Of a plan: symbols, inputs,
-/// outputs, steps, memory, and what was decided for each matrix product.
+/// outputs, steps, memory, what was decided for each matrix product, and the launches of its program for GPUs.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Inspect {
@@ -39,7 +39,7 @@ pub struct Inspect {
     /// Also checks all constant data: a plan's against its digests, a model's for being there
     #[arg(long)]
     check: bool,
-    /// Lists the steps of a plan
+    /// Lists the steps of a plan, and the launches of its program for GPUs
     #[arg(long)]
     steps: bool,
     /// Tells a plan's working memory for these values of its symbols, like batch=2,seq=64

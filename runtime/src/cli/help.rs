@@ -40,11 +40,12 @@ Examples:
 ";
 
 pub const INSPECT: &str = "\
-Show a plan's origin, symbols, inputs, outputs, steps and verdicts
+Show a plan's origin, symbols, inputs, outputs, steps and verdicts, and what it launches on a GPU
 
 Usage: sliderun inspect PLAN [OPTIONS]
 
   --check   Check every blob against its digest
+  --steps   List the launches on a GPU one by one
   --json    Print everything, as JSON
 
 Example:

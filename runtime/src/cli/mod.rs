@@ -123,6 +123,7 @@ fn parse_inspect(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(help::INSPECT)),
             Long("check") => options.check = true,
+            Long("steps") => options.steps = true,
             Long("json") => options.json = true,
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),

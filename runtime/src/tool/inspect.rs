@@ -1,5 +1,7 @@
 //! `inspect`: what a plan says of itself.
 
+mod cuda;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::names::shortened;
 use super::{ToolError, open_plan};
-use crate::plan::manifest::{Manifest, Step, Storage, ValueId};
+use crate::plan::manifest::{Manifest, Program, Step, Storage, ValueId};
 use crate::plan::{FORMAT_VERSION, Plan};
 
 /// What to show.
@@ -18,6 +20,8 @@ pub struct InspectOptions {
     pub plan: PathBuf,
     /// Check every blob against its digest.
     pub check: bool,
+    /// List the launches of the CUDA program one by one.
+    pub steps: bool,
     /// Everything, as JSON.
     pub json: bool,
 }
@@ -34,7 +38,7 @@ pub fn inspect(options: &InspectOptions, out: &mut dyn Write) -> Result<(), Tool
     if options.json {
         return Ok(writeln!(out, "{:#}", describe(&plan, options.check))?);
     }
-    text(&plan, options.check, out)
+    text(&plan, options.check, options.steps, out)
 }
 
 /// Everything a plan says but its data, as JSON; `checked` tells whether the blobs have been.
@@ -68,6 +72,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         "steps": steps,
         "blobs": blobs,
         "verdicts": m.verdicts,
+        "cuda": cuda::describe(m),
     })
 }
 
@@ -81,10 +86,24 @@ fn describe_step<'a>(step: &Step, name: &dyn Fn(&ValueId) -> Option<&'a str>) ->
     })
 }
 
-/// For each blob the operators that read it, and `output` where it is one.
+/// For each blob the operators that read it, `output` where it is one, and `cubin` where it is one.
 fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
-    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(manifest.program.values.len());
-    for value in &manifest.program.values {
+    let mut uses = vec![BTreeSet::new(); manifest.blobs.len()];
+    add_uses(&manifest.program, &mut uses);
+    if let Some(cuda) = &manifest.cuda {
+        add_uses(&cuda.program, &mut uses);
+        for module in &cuda.modules {
+            if let Some(uses) = uses.get_mut(module.cubin.0 as usize) {
+                uses.insert("cubin");
+            }
+        }
+    }
+    uses
+}
+
+fn add_uses<'a>(program: &'a Program, uses: &mut [BTreeSet<&'a str>]) {
+    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(program.values.len());
+    for value in &program.values {
         blobs.push(match value.storage {
             Storage::Constant(blob) => Some(blob.0 as usize),
             // What an alias is of comes before it.
@@ -92,14 +111,12 @@ fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
             Storage::Input | Storage::Computed => None,
         });
     }
-    let operands = manifest.program.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
-    let mut uses = vec![BTreeSet::new(); manifest.blobs.len()];
-    for (id, user) in operands.chain(manifest.program.outputs.iter().map(|o| (&o.value, "output"))) {
+    let operands = program.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
+    for (id, user) in operands.chain(program.outputs.iter().map(|o| (&o.value, "output"))) {
         if let Some(uses) = blobs.get(id.0 as usize).copied().flatten().and_then(|blob| uses.get_mut(blob)) {
             uses.insert(user);
         }
     }
-    uses
 }
 
 fn constant_bytes(manifest: &Manifest) -> u64 {
@@ -107,11 +124,11 @@ fn constant_bytes(manifest: &Manifest) -> u64 {
     manifest.blobs.iter().fold(0, |sum: u64, b| sum.saturating_add(b.len))
 }
 
-/// What a plan says, for people; `checked` tells whether its blobs have been.
+/// What a plan says, for people; `checked` tells whether its blobs have been, `steps` asks for a line on each launch on a GPU.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+pub fn text(plan: &Plan, checked: bool, steps: bool, out: &mut dyn Write) -> Result<(), ToolError> {
     let m = plan.manifest();
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     writeln!(out, "format {FORMAT_VERSION}, {:.2} MiB of which constants {:.2} MiB", mib(plan.size()), mib(constant_bytes(m)))?;
@@ -153,6 +170,7 @@ pub fn text(plan: &Plan, checked: bool, out: &mut dyn Write) -> Result<(), ToolE
         let found = if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
         writeln!(out, "{node}: {}x{}x{}, patterns {found}, {}: {}", v.m, v.n, v.k, v.chosen, v.reason)?;
     }
+    cuda::text(m, steps, out)?;
     if checked {
         writeln!(out, "every blob matches its digest")?;
     }

@@ -35,7 +35,7 @@ pub fn inspect(args: &Inspect, what: &str, plan: Plan, out: &mut dyn Write) -> R
         }
         return json(out, &described);
     }
-    finish(what, text(&plan, args.check, out))?;
+    finish(what, text(&plan, args.check, args.steps, out))?;
     if let Some((shape, size)) = memory {
         let (total, least) = (bytes(size.bytes as u64), bytes(size.lower_bound as u64));
         writeln!(out, "working memory for {shape}: {total}, at least {least} by liveness")?;

@@ -1,0 +1,105 @@
+//! What a plan says of its CUDA program: targets, cubins, launches.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::op::Op;
+use crate::plan::cuda::{CudaPlan, Work};
+use crate::plan::manifest::Manifest;
+use crate::tool::ToolError;
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LaunchRow<'a> {
+    /// The first of its steps in the CUDA program.
+    pub first_step: usize,
+    /// Its steps' names.
+    pub steps: Vec<&'a str>,
+    /// Their operators.
+    pub operators: Vec<&'static str>,
+    /// The kernel's name in the cubins; none for a product.
+    pub kernel: Option<&'a str>,
+    /// The library that does a product; none for a kernel.
+    pub library: Option<&'static str>,
+    /// Blocks of a kernel, which may mention the plan's symbols.
+    pub blocks: Option<String>,
+    /// Threads of a block.
+    pub threads: Option<u32>,
+    /// Dynamic shared memory of a block in bytes; what a kernel declares itself is not known before it is loaded.
+    pub shared_bytes: Option<u32>,
+}
+
+/// The launches, in order.
+pub fn launches(cuda: &CudaPlan) -> Vec<LaunchRow<'_>> {
+    let mut next = 0;
+    let mut out = Vec::with_capacity(cuda.launches.len());
+    for launch in &cuda.launches {
+        let first_step = next;
+        next += launch.steps as usize;
+        let steps = cuda.program.steps.get(first_step..next).unwrap_or_default();
+        let kernel = if let Work::Kernel(kernel) = &launch.work { Some(kernel) } else { None };
+        let sparse = steps.iter().any(|s| matches!(s.op, Op::SparseGemm(_)));
+        out.push(LaunchRow {
+            first_step,
+            steps: steps.iter().map(|s| s.name.as_str()).collect(),
+            operators: steps.iter().map(|s| s.op.name()).collect(),
+            kernel: kernel.map(|k| k.symbol.as_str()),
+            library: if kernel.is_some() { None } else { Some(if sparse { "cuSPARSELt" } else { "cuBLASLt" }) },
+            blocks: kernel.map(|k| k.blocks.to_string()),
+            threads: kernel.map(|k| k.threads),
+            shared_bytes: kernel.map(|k| k.shared_bytes),
+        });
+    }
+    out
+}
+
+/// Everything, as JSON; null for a plan that is for the CPU alone.
+pub fn describe(manifest: &Manifest) -> serde_json::Value {
+    let Some(cuda) = &manifest.cuda else { return serde_json::Value::Null };
+    let targets: Vec<serde_json::Value> = sizes(manifest, cuda)
+        .map(|(architecture, bytes)| serde_json::json!({ "architecture": architecture, "cubin_bytes": bytes }))
+        .collect();
+    serde_json::json!({ "targets": targets, "steps": cuda.program.steps.len(), "launches": launches(cuda) })
+}
+
+fn sizes<'a>(manifest: &'a Manifest, cuda: &'a CudaPlan) -> impl Iterator<Item = (String, u64)> + 'a {
+    let bytes = |id: u32| manifest.blobs.get(id as usize).map_or(0, |b| b.len);
+    cuda.modules.iter().map(move |m| (m.architecture.to_string(), bytes(m.cubin.0)))
+}
+
+/// For people: targets, and how many launches of what kind; with `each`, a line on each.
+///
+/// # Errors
+/// Those of `out`.
+pub fn text(manifest: &Manifest, each: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+    let Some(cuda) = &manifest.cuda else { return Ok(()) };
+    let rows = launches(cuda);
+    let targets: Vec<String> = sizes(manifest, cuda)
+        .map(|(architecture, bytes)| format!("{architecture} (cubin of {:.0} KiB)", bytes as f64 / 1024.0))
+        .collect();
+    let targets = if targets.is_empty() { "no architecture".to_owned() } else { targets.join(", ") };
+    writeln!(out, "CUDA: {} launches for {} steps, for {targets}", rows.len(), cuda.program.steps.len())?;
+    if each {
+        writeln!(out, "  {:>4} {:>5} {:>7} {:>7}  {:<44} OPERATORS", "#", "STEPS", "THREADS", "SHARED", "KERNEL OR LIBRARY")?;
+        for (i, row) in rows.iter().enumerate() {
+            let number = |n: Option<u32>| n.map_or("-".to_owned(), |n| n.to_string());
+            let (threads, shared) = (number(row.threads), number(row.shared_bytes));
+            let what = row.kernel.or(row.library).unwrap_or_default();
+            let operators = row.operators.join(" ");
+            writeln!(out, "  {i:>4} {:>5} {threads:>7} {shared:>7}  {what:<44} {operators}", row.steps.len())?;
+        }
+        return Ok(());
+    }
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for mut row in rows {
+        row.operators.dedup();
+        let library = row.library.map_or(String::new(), |library| format!(", {library}"));
+        *kinds.entry(format!("{}{library}", row.operators.join(" "))).or_default() += 1;
+    }
+    for (kind, count) in kinds {
+        writeln!(out, "  {count:>4} {kind}")?;
+    }
+    Ok(())
+}
