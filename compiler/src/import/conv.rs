@@ -4,7 +4,7 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::conv::{Conv, Pool, PoolKind, Windows};
 use sliderun::op::elementwise::{Binary, Cast};
-use sliderun::op::layout::{Pad, PadMode, Reshape, Slice, SliceAxis, Transpose};
+use sliderun::op::layout::{Expand, Pad, PadMode, Reshape, Slice, SliceAxis, Transpose};
 use sliderun::op::reduce::{Reduce, ReduceKind};
 
 use super::{Imported, Importer, NodeContext, Refusal, onnx};
@@ -143,7 +143,7 @@ fn conv_integer(cx: &mut NodeContext<'_>) -> Imported {
     Ok(vec![cx.add(Cast { to: DType::I32 }, &[y])?])
 }
 
-/// A convolution of the input, spread out with zeros between its elements, with the kernel turned around.
+/// A convolution with the kernel turned around: either by phases ([`by_phases`]) or of the input spread out with zeros between its elements.
 fn conv_transpose(cx: &mut NodeContext<'_>) -> Imported {
     let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
     let (shape, weight) = (cx.shape(x), cx.shape(w));
@@ -169,7 +169,7 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> Imported {
     let (given_pads, wanted) = (list("pads", 2 * n)?, list("output_shape", n)?);
     let auto_pad = cx.string_or("auto_pad", "NOTSET")?;
     let same = auto_pad.starts_with("SAME");
-    let mut pads = Vec::new();
+    let mut axes = Vec::new();
     for i in 0..n {
         let (k, stride, dilation) = (kernel[i] as i64, strides[i] as i64, dilations[i] as i64);
         let reach = (k - 1)
@@ -194,22 +194,9 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> Imported {
             (None, Some(pads)) => (pads[i], pads[n + i]),
             (None, None) => (0, 0),
         };
-        pads.push((reach - before, reach - after + extra[i] - (stride - 1)));
+        let length = full - (before + after).into();
+        axes.push(Transposed { kernel: kernel[i], stride: strides[i], reach, before, after: after - extra[i], length });
     }
-    let mut spread = x;
-    if strides.iter().any(|&s| s > 1) {
-        let (mut columns, mut gaps, mut joined) = (shape[..2].to_vec(), vec![(0, 0); 2], shape[..2].to_vec());
-        for (d, &stride) in spatial.iter().zip(&strides) {
-            columns.extend([d.clone(), 1.into()]);
-            gaps.extend([(0, 0), (0, stride as i64 - 1)]);
-            joined.push(d.clone() * stride.into());
-        }
-        spread = cx.add(Reshape { shape: columns }, &[spread])?;
-        spread = cx.add(Pad { mode: PadMode::Constant, pads: gaps }, &[spread])?;
-        spread = cx.add(Reshape { shape: joined }, &[spread])?;
-    }
-    pads.splice(0..0, [(0, 0), (0, 0)]);
-    spread = cx.add(Pad { mode: PadMode::Constant, pads }, &[spread])?;
 
     let groups = groups(cx)?;
     let inner = weight[0]
@@ -225,11 +212,112 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> Imported {
     let mut joined = vec![outer, inner];
     joined.extend_from_slice(&weight[2..]);
     turned = cx.add(Reshape { shape: joined }, &[turned])?;
-    let backwards = |(i, &k): (usize, &usize)| SliceAxis { axis: i + 2, start: (k - 1).into(), len: k.into(), step: -1 };
-    turned = cx.add(Slice { axes: kernel.iter().enumerate().map(backwards).collect() }, &[turned])?;
 
+    let dilated = dilations.iter().zip(&kernel).any(|(d, k)| *d > 1 && *k > 1);
+    if strides.iter().any(|&s| s > 1) && !dilated && axes.iter().all(|a| a.before >= 0) {
+        return by_phases(cx, &axes, groups, x, turned, bias);
+    }
+    let mut pads: Vec<(i64, i64)> =
+        axes.iter().map(|a| (a.reach - a.before, a.reach - a.after - (a.stride as i64 - 1))).collect();
+    let mut spread = x;
+    if strides.iter().any(|&s| s > 1) {
+        let (mut columns, mut gaps, mut joined) = (shape[..2].to_vec(), vec![(0, 0); 2], shape[..2].to_vec());
+        for (d, &stride) in spatial.iter().zip(&strides) {
+            columns.extend([d.clone(), 1.into()]);
+            gaps.extend([(0, 0), (0, stride as i64 - 1)]);
+            joined.push(d.clone() * stride.into());
+        }
+        spread = cx.add(Reshape { shape: columns }, &[spread])?;
+        spread = cx.add(Pad { mode: PadMode::Constant, pads: gaps }, &[spread])?;
+        spread = cx.add(Reshape { shape: joined }, &[spread])?;
+    }
+    pads.splice(0..0, [(0, 0), (0, 0)]);
+    spread = cx.add(Pad { mode: PadMode::Constant, pads }, &[spread])?;
+
+    turned = cx.add(backwards(&kernel), &[turned])?;
     let windows = Windows { kernel, strides: vec![1; n], dilations, pads: vec![(0, 0); n] };
     Ok(vec![cx.add_optional(Conv { windows, groups }, &[Some(spread), Some(turned), bias])?])
+}
+
+/// A spatial axis of a transposed convolution.
+struct Transposed {
+    kernel: usize,
+    stride: usize,
+    /// From the kernel's first element to its last.
+    reach: i64,
+    /// What is cut off of the full result at its ends; the latter negative where it is padded.
+    before: i64,
+    after: i64,
+    /// The result's extent.
+    length: Dim,
+}
+
+/// The spatial axes of a weight [O, C, …] in reverse order.
+fn backwards(kernel: &[usize]) -> Slice {
+    let axis = |(i, &k): (usize, &usize)| SliceAxis { axis: i + 2, start: (k - 1).into(), len: k.into(), step: -1 };
+    Slice { axes: kernel.iter().enumerate().map(axis).collect() }
+}
+
+/// With stride s, results s apart read the same elements of the kernel: one convolution of the input as it is, with ⌈kernel/s⌉ elements per
+/// window, gives all s phases as channels, and they are interleaved. w: [O, C/groups, kernel…].
+fn by_phases(
+    cx: &mut NodeContext<'_>,
+    axes: &[Transposed],
+    groups: usize,
+    x: ValueRef,
+    w: ValueRef,
+    bias: Option<ValueRef>,
+) -> Imported {
+    let (n, shape, weight) = (axes.len(), cx.shape(x), cx.shape(w));
+    let taps: Vec<usize> = axes.iter().map(|a| a.kernel.div_ceil(a.stride)).collect();
+    let phases: usize = axes.iter().map(|a| a.stride).product();
+
+    let (mut growth, mut parted) = (vec![(0, 0); 2], weight[..2].to_vec());
+    for (axis, &taps) in axes.iter().zip(&taps) {
+        growth.push((0, (taps * axis.stride - axis.kernel) as i64));
+        parted.extend([taps.into(), axis.stride.into()]);
+    }
+    let mut kernel = w;
+    if growth.iter().any(|g| *g != (0, 0)) {
+        kernel = cx.add(Pad { mode: PadMode::Constant, pads: growth }, &[kernel])?;
+    }
+    kernel = cx.add(Reshape { shape: parted }, &[kernel])?;
+    let perm = [0].into_iter().chain((0..n).map(|i| 3 + 2 * i)).chain([1]).chain((0..n).map(|i| 2 + 2 * i)).collect();
+    kernel = cx.add(Transpose { perm }, &[kernel])?;
+    let channels = weight[0].clone() * phases.into();
+    let joined = [channels.clone(), weight[1].clone()].into_iter().chain(taps.iter().map(|t| Dim::from(*t))).collect();
+    kernel = cx.add(Reshape { shape: joined }, &[kernel])?;
+    kernel = cx.add(backwards(&taps), &[kernel])?;
+    let bias = match bias {
+        None => None,
+        Some(bias) => {
+            let column = cx.add(Reshape { shape: vec![weight[0].clone(), 1.into()] }, &[bias])?;
+            let repeated = cx.add(Expand { shape: vec![weight[0].clone(), phases.into()] }, &[column])?;
+            Some(cx.add(Reshape { shape: vec![channels] }, &[repeated])?)
+        }
+    };
+
+    // Windows from the one that reads the first element last to the one that reads the last element first, and more where the result is longer.
+    let windows = |(axis, &taps): (&Transposed, &usize)| {
+        let beyond = (axis.kernel as i64 - axis.after - (taps * axis.stride) as i64).max(0) as usize;
+        (taps - 1, taps - 1 + beyond.div_ceil(axis.stride))
+    };
+    let pads = axes.iter().zip(&taps).map(windows).collect();
+    let windows = Windows { kernel: taps, strides: vec![1; n], dilations: vec![1; n], pads };
+    let y = cx.add_optional(Conv { windows, groups }, &[Some(x), Some(kernel), bias])?;
+
+    let counts = cx.shape(y)[2..].to_vec();
+    let mut split = vec![shape[0].clone(), weight[0].clone()];
+    split.extend(axes.iter().map(|a| Dim::from(a.stride)));
+    split.extend_from_slice(&counts);
+    let y = cx.add(Reshape { shape: split }, &[y])?;
+    let perm = [0, 1].into_iter().chain((0..n).flat_map(|i| [2 + n + i, 2 + i])).collect();
+    let y = cx.add(Transpose { perm }, &[y])?;
+    let mut interleaved = vec![shape[0].clone(), weight[0].clone()];
+    interleaved.extend(counts.iter().zip(axes).map(|(d, a)| d.clone() * a.stride.into()));
+    let y = cx.add(Reshape { shape: interleaved }, &[y])?;
+    let cut = |(i, a): (usize, &Transposed)| SliceAxis { axis: i + 2, start: a.before.into(), len: a.length.clone(), step: 1 };
+    Ok(vec![cx.add(Slice { axes: axes.iter().enumerate().map(cut).collect() }, &[y])?])
 }
 
 fn pool(cx: &mut NodeContext<'_>) -> Imported {
