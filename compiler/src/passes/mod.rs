@@ -14,6 +14,7 @@ use crate::ir::verify::{InvalidGraph, verify};
 use crate::options::CompileOptions;
 
 mod choose;
+mod conv_to_matmul;
 mod decompose;
 mod deduplicate;
 mod fold_constants;
@@ -38,6 +39,7 @@ pub use report::{PassReport, Verdict};
 
 /// Every pass, in the order in which a compilation runs them.
 pub const PIPELINE: &[Pass] = &[
+    conv_to_matmul::PASS,
     normalise::PASS,
     fold_constants::PASS,
     deduplicate::PASS,
