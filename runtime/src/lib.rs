@@ -8,6 +8,8 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod dim;
+#[cfg(feature = "cuda")]
+pub mod disk_cache;
 pub mod dtype;
 pub mod f8;
 pub mod op;

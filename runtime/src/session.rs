@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{LaunchTime, LaunchWork};
+pub use cuda::{CacheFolder, CudaOptions, CudaReport, LaunchTime, LaunchWork, ProductChoice, Tuning, WeightCounts};
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;
 
@@ -51,6 +51,9 @@ pub struct SessionOptions {
     pub cuda_program: bool,
     /// Most bytes of working memory that one run may take; no limit when `None`. Set it for plans from strangers.
     pub memory_limit: Option<usize>,
+    /// What it may do on a GPU.
+    #[cfg(feature = "cuda")]
+    pub cuda: CudaOptions,
 }
 
 /// Name and type of an input or output. Displays as `input_ids: i64[batch, seq]`.
@@ -148,7 +151,7 @@ impl Session {
     pub fn new(plan: Arc<Plan>, device: Device, options: SessionOptions) -> Result<Session, SessionError> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(ordinal) = device {
-            let gpu = cuda::Gpu::new(plan, ordinal)?;
+            let gpu = cuda::Gpu::new(plan, ordinal, &options.cuda)?;
             let (inputs, outputs) = (gpu.inputs(), gpu.outputs());
             return Ok(Session { backend: Backend::Cuda(Arc::new(Cuda { gpu, inputs, outputs })) });
         }
@@ -290,6 +293,15 @@ impl Session {
         match &self.backend {
             Backend::Cpu(_) => Err(SessionError::NotOnCuda),
             Backend::Cuda(cuda) => cuda.gpu.launch_times(inputs),
+        }
+    }
+
+    /// What the session has loaded, chosen and made so far, on a GPU; nothing on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_report(&self) -> CudaReport {
+        match &self.backend {
+            Backend::Cpu(_) => CudaReport::default(),
+            Backend::Cuda(cuda) => cuda.gpu.report(),
         }
     }
 

@@ -15,6 +15,8 @@ pub mod npy;
 pub mod random;
 pub mod run;
 pub mod symbols;
+#[cfg(feature = "cuda")]
+pub mod tune;
 
 use std::io;
 use std::path::PathBuf;
@@ -43,6 +45,8 @@ pub enum ToolError {
     MissingInputs(String),
     #[error("{count} of the launches' results differ from the CPU's by more than the limit")]
     Differs { count: usize },
+    #[error("there is no place to keep what is found: set SLIDERUN_CACHE to a folder, or HOME")]
+    NoCache,
     #[error("two outputs would be written to {}", .0.display())]
     SameFile(PathBuf),
     /// Results could not be written; a closed pipe is [`io::ErrorKind::BrokenPipe`].

@@ -15,6 +15,7 @@ mod output;
 mod passes;
 mod prune;
 mod run;
+mod tune;
 mod values;
 mod verify;
 
@@ -50,6 +51,7 @@ enum Command {
     Prune(prune::Prune),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
+    Tune(tune::Tune),
     Opt(opt::Opt),
     Passes(passes::Passes),
 }
@@ -83,6 +85,7 @@ fn run(command: Command, threads: Option<usize>, out: &mut dyn Write) -> Result 
         Command::Prune(c) => c.run(out),
         Command::Inspect(c) => c.run(out),
         Command::Bench(c) => c.run(threads, out),
+        Command::Tune(c) => c.run(out),
         Command::Opt(c) => c.run(out),
         Command::Passes(c) => c.run(out),
     }

@@ -10,6 +10,7 @@ Commands:
   inspect   Show what a plan says of itself
   bench     Measure a plan's latency
   check     Compare a GPU's results with the CPU's, launch by launch
+  tune      Find and keep the fastest algorithms of a plan's products on a GPU
 
   -h, --help      Print help, also of a command
   -V, --version   Print the version
@@ -68,6 +69,21 @@ Usage: sliderun check PLAN [OPTIONS]
 
 Example:
   sliderun check model.slide --shape batch=4,seq=128 --rounds 20
+";
+
+#[cfg(feature = "cuda")]
+pub const TUNE: &str = "\
+Try all algorithms that NVIDIA's libraries have for a plan's matrix products, and keep the
+fastest, in SLIDERUN_CACHE or ~/.cache/sliderun, for later sessions on such a GPU. Without,
+a session tries them for a tenth of a second each when it first needs a product
+
+Usage: sliderun tune PLAN [OPTIONS]
+
+  --shape batch=4,seq=128  Extents (default: 1 for a batch, else 32); may be given several times
+  --device cuda[:N]        The GPU (default cuda)
+
+Example:
+  sliderun tune model.slide --shape batch=1,seq=128 --shape batch=8,seq=128
 ";
 
 pub const BENCH: &str = "\

@@ -14,6 +14,8 @@ use sliderun::tool::bench::{BenchOptions, bench};
 use sliderun::tool::check::{CheckOptions, check};
 use sliderun::tool::inspect::{InspectOptions, inspect};
 use sliderun::tool::run::{RunOptions, run};
+#[cfg(feature = "cuda")]
+use sliderun::tool::tune::{TuneOptions, tune};
 use sliderun::tool::{ToolError, symbols};
 
 const FAILED: u8 = 1;
@@ -26,6 +28,8 @@ enum Command {
     Bench(BenchOptions),
     #[cfg(feature = "cuda")]
     Check(CheckOptions),
+    #[cfg(feature = "cuda")]
+    Tune(TuneOptions),
     Print(&'static str),
 }
 
@@ -45,6 +49,8 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Check(options) => check(options, &mut out),
+        #[cfg(feature = "cuda")]
+        Command::Tune(options) => tune(options, &mut out),
         Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
     };
     match result.and_then(|()| Ok(out.flush()?)) {
@@ -73,6 +79,8 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("bench") => parse_bench(args),
             #[cfg(feature = "cuda")]
             Some("check") => parse_check(args),
+            #[cfg(feature = "cuda")]
+            Some("tune") => parse_tune(args),
             _ => Err(format!("unknown command '{}': run, inspect or bench was expected", name.to_string_lossy()).into()),
         },
         other => Err(other.unexpected()),
@@ -152,6 +160,23 @@ fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
     }
     options.target.plan = plan.get()?;
     Ok(Command::Check(options))
+}
+
+#[cfg(feature = "cuda")]
+fn parse_tune(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (TuneOptions::default(), PlanFile::default());
+    options.target.device = sliderun::session::Device::Cuda(0);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::TUNE)),
+            Long("shape") => options.shapes.push(args.value()?.parse_with(symbols::parse)?),
+            Long("device") => options.target.device = args.value()?.parse()?,
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.target.plan = plan.get()?;
+    Ok(Command::Tune(options))
 }
 
 fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {

@@ -2,20 +2,24 @@
 //!
 //! Everything here is row-major; the library is column-major, so that it is asked for `outᵀ = rhsᵀ · lhsᵀ`, which is the same bytes: its A is
 //! our right side, its B our left side. A [`DenseMatmul`] is made once for a problem, with the algorithm that the library's heuristic
-//! proposes first, and run as often as wanted. Accumulators are i32 for i8, where they wrap, and f32 for all others; f32 operands are
+//! proposes first or one that a search has found, and run as often as wanted. Accumulators are i32 for i8, where they wrap, and f32 for all others; f32 operands are
 //! not rounded to TF32.
 
 #![allow(unsafe_code)]
 
+mod algorithm;
 mod ffi;
 mod problem;
+mod search;
 
 use std::ffi::{CStr, c_int, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
+pub use algorithm::{BadAlgorithm, DenseAlgorithm};
 pub use problem::{DenseProblem, Strides};
+pub use search::DenseSearch;
 
 use super::driver::{Context, DeviceSlice, Stream};
 use super::dtype::cuda_type;
@@ -99,6 +103,14 @@ impl CublasLt {
         Ok(CublasLt(Arc::new(Ready { api, context: context.clone(), handle })))
     }
 
+    /// What a choice of algorithm is good for: this version of the library and this kind of GPU.
+    pub fn cache_key(&self) -> String {
+        let device = self.0.context.device();
+        // SAFETY: the function takes nothing.
+        let version = unsafe { (self.0.api.cublasLtGetVersion)() };
+        format!("cublaslt {version}, {}, sm_{}{}", device.name, device.capability.0, device.capability.1)
+    }
+
     /// The device's.
     pub fn context(&self) -> &Context {
         &self.0.context
@@ -166,30 +178,18 @@ pub struct DenseOperands<'a> {
     pub workspace: DeviceSlice<'a>,
 }
 
-/// A planned product.
-pub struct DenseMatmul {
+/// A problem in the library's terms.
+struct Described {
     matmul: Object,
     /// The library's A, B and D: right side, left side, output.
     layouts: [Object; 3],
-    algorithm: cublasLtMatmulAlgo_t,
-    workspace_bytes: usize,
-    /// Of left side, right side and output.
-    bytes: [usize; 3],
-    problem: DenseProblem,
-    library: CublasLt,
 }
 
-impl DenseMatmul {
-    /// Plans a product.
-    ///
-    /// # Errors
-    /// A problem that [`DenseProblem::check`] refuses, or that the library has no algorithm for.
-    pub fn new(library: &CublasLt, problem: &DenseProblem) -> Result<DenseMatmul, CudaError> {
+impl Described {
+    fn new(library: &CublasLt, problem: &DenseProblem) -> Result<Described, CudaError> {
         problem.check()?;
-        let refused = |reason: String| CudaError::Problem { problem: problem.to_string(), reason };
         let api = library.0.api;
-        let _current = library.0.context.enter()?;
-        let value_type = |dtype| cuda_type(dtype).ok_or_else(|| refused(format!("{dtype} has no number in CUDA")));
+        let value_type = |dtype| cuda_type(dtype).ok_or_else(|| refused(problem, format!("{dtype} has no number in CUDA")));
         let (input, output) = (value_type(problem.input)?, value_type(problem.output)?);
         let (compute, scale) = match problem.input {
             DType::I8 => (ffi::CUBLAS_COMPUTE_32I, value_type(DType::I32)?),
@@ -220,7 +220,17 @@ impl DenseMatmul {
             layout(input, problem.m, problem.k, problem.lhs)?,
             layout(output, problem.m, problem.n, problem.out)?,
         ];
+        Ok(Described { matmul, layouts })
+    }
 
+    /// What the library's heuristic proposes, at least one and at most `most`.
+    fn proposals(
+        &self,
+        library: &CublasLt,
+        problem: &DenseProblem,
+        most: usize,
+    ) -> Result<Vec<cublasLtMatmulHeuristicResult_t>, CudaError> {
+        let api = library.0.api;
         // SAFETY: a place for the structure.
         let preference = Object::new(api.cublasLtMatmulPreferenceDestroy, |place| unsafe {
             call!(api, cublasLtMatmulPreferenceCreate(place))
@@ -230,27 +240,104 @@ impl DenseMatmul {
         for attribute in ffi::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES..=ffi::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES {
             preference.set(api, set, attribute, problem.common_alignment() as u32)?;
         }
-        let (mut proposal, mut count) = (cublasLtMatmulHeuristicResult_t::default(), 0);
-        let [a, b, d] = layouts.each_ref().map(|layout| layout.data);
+        let mut proposals = vec![cublasLtMatmulHeuristicResult_t::default(); most.clamp(1, 1024)];
+        let (wanted, mut count) = (proposals.len() as c_int, 0);
+        let [a, b, d] = self.layouts.each_ref().map(|layout| layout.data);
         let handle = library.0.handle;
-        // SAFETY: structures of the declared kinds, and places for one result and their number.
+        // SAFETY: structures of the declared kinds, places for as many results as are wanted, and one for their number.
         let found = unsafe {
-            let (matmul, preference) = (matmul.data, preference.data);
-            call!(api, cublasLtMatmulAlgoGetHeuristic(handle, matmul, a, b, d, d, preference, 1, &mut proposal, &mut count))
+            let (matmul, preference, places) = (self.matmul.data, preference.data, proposals.as_mut_ptr());
+            call!(api, cublasLtMatmulAlgoGetHeuristic(handle, matmul, a, b, d, d, preference, wanted, places, &mut count))
         };
-        found.and(check(api, "cublasLtMatmulAlgoGetHeuristic", proposal.state)).map_err(|e| refused(e.to_string()))?;
-        if count < 1 {
-            return Err(refused("cuBLASLt has no algorithm for it on this device".to_owned()));
+        found.map_err(|e| refused(problem, e.to_string()))?;
+        proposals.truncate(usize::try_from(count).unwrap_or(0));
+        let failed = proposals.first().map_or(0, |p| p.state);
+        proposals.retain(|p| p.state == 0);
+        if proposals.is_empty() {
+            check(api, "cublasLtMatmulAlgoGetHeuristic", failed).map_err(|e| refused(problem, e.to_string()))?;
+            return Err(refused(problem, "cuBLASLt has no algorithm for it on this device".to_owned()));
         }
-        Ok(DenseMatmul {
-            matmul,
-            layouts,
-            algorithm: proposal.algo,
-            workspace_bytes: proposal.workspace_bytes,
-            bytes: problem.bytes()?,
-            problem: problem.clone(),
-            library: library.clone(),
-        })
+        Ok(proposals)
+    }
+}
+
+fn refused(problem: &DenseProblem, reason: String) -> CudaError {
+    CudaError::Problem { problem: problem.to_string(), reason }
+}
+
+/// A planned product.
+pub struct DenseMatmul {
+    described: Described,
+    algorithm: cublasLtMatmulAlgo_t,
+    workspace_bytes: usize,
+    /// Of left side, right side and output.
+    bytes: [usize; 3],
+    problem: DenseProblem,
+    library: CublasLt,
+}
+
+impl DenseMatmul {
+    /// Plans a product with what the library proposes first.
+    ///
+    /// # Errors
+    /// A problem that [`DenseProblem::check`] refuses, or that the library has no algorithm for.
+    pub fn new(library: &CublasLt, problem: &DenseProblem) -> Result<DenseMatmul, CudaError> {
+        let _current = library.0.context.enter()?;
+        let described = Described::new(library, problem)?;
+        let proposal = described.proposals(library, problem, 1)?[0];
+        DenseMatmul::of(library, problem, described, proposal.algo, proposal.workspace_bytes)
+    }
+
+    /// Plans a product with an algorithm as remembered from a search.
+    ///
+    /// # Errors
+    /// A problem that [`DenseProblem::check`] refuses; an algorithm that the library refuses for it, or that needs more than
+    /// [`MAX_WORKSPACE`].
+    pub fn with_algorithm(
+        library: &CublasLt,
+        problem: &DenseProblem,
+        algorithm: DenseAlgorithm,
+    ) -> Result<DenseMatmul, CudaError> {
+        let _current = library.0.context.enter()?;
+        let described = Described::new(library, problem)?;
+        let algorithm = cublasLtMatmulAlgo_t { data: algorithm.0 };
+        let mut result = cublasLtMatmulHeuristicResult_t::default();
+        let [a, b, d] = described.layouts.each_ref().map(|layout| layout.data);
+        let (api, handle, matmul) = (library.0.api, library.0.handle, described.matmul.data);
+        // SAFETY: structures of the declared kinds, and a place for the result.
+        unsafe { call!(api, cublasLtMatmulAlgoCheck(handle, matmul, a, b, d, d, &algorithm, &mut result)) }
+            .and(check(api, "cublasLtMatmulAlgoCheck", result.state))
+            .map_err(|e| refused(problem, e.to_string()))?;
+        if result.workspace_bytes > MAX_WORKSPACE {
+            return Err(refused(problem, format!("the algorithm needs a workspace of {} bytes", result.workspace_bytes)));
+        }
+        DenseMatmul::of(library, problem, described, algorithm, result.workspace_bytes)
+    }
+
+    fn of(
+        library: &CublasLt,
+        problem: &DenseProblem,
+        described: Described,
+        algorithm: cublasLtMatmulAlgo_t,
+        workspace_bytes: usize,
+    ) -> Result<DenseMatmul, CudaError> {
+        let bytes = problem.bytes()?;
+        Ok(DenseMatmul { described, algorithm, workspace_bytes, bytes, problem: problem.clone(), library: library.clone() })
+    }
+
+    /// What the library's heuristic proposes for a problem, at most `most`, the most promising first.
+    ///
+    /// # Errors
+    /// As [`DenseMatmul::new`].
+    pub fn proposals(library: &CublasLt, problem: &DenseProblem, most: usize) -> Result<Vec<DenseAlgorithm>, CudaError> {
+        let _current = library.0.context.enter()?;
+        let proposals = Described::new(library, problem)?.proposals(library, problem, most)?;
+        Ok(proposals.into_iter().map(|p| DenseAlgorithm(p.algo.data)).collect())
+    }
+
+    /// What it runs with.
+    pub fn algorithm(&self) -> DenseAlgorithm {
+        DenseAlgorithm(self.algorithm.data)
     }
 
     /// What it was planned for.
@@ -268,7 +355,7 @@ impl DenseMatmul {
     /// # Errors
     /// Operands that do not fit the problem, or a failing library.
     pub fn run(&self, stream: &Stream, operands: &DenseOperands<'_>) -> Result<(), CudaError> {
-        let refused = |reason: String| CudaError::Problem { problem: self.problem.to_string(), reason };
+        let refused = |reason: String| refused(&self.problem, reason);
         let [lhs, rhs, out] = self.bytes;
         let workspace_alignment = if self.workspace_bytes > 0 { 256 } else { 1 };
         let alignment = self.problem.alignment;
@@ -296,7 +383,7 @@ impl DenseMatmul {
         };
         let device = |slice: DeviceSlice<'_>| slice.pointer() as *mut c_void;
         let [a, b, d] = [operands.rhs, operands.lhs, operands.out].map(device);
-        let [a_layout, b_layout, d_layout] = self.layouts.each_ref().map(|layout| layout.data);
+        let [a_layout, b_layout, d_layout] = self.described.layouts.each_ref().map(|layout| layout.data);
         let _current = stream.context().enter()?;
         // SAFETY: structures of the declared kinds; device memory is as large and as aligned as the problem needs; the factors are
         // read before the call returns.
@@ -305,7 +392,7 @@ impl DenseMatmul {
                 self.library.0.api,
                 cublasLtMatmul(
                     self.library.0.handle,
-                    self.matmul.data,
+                    self.described.matmul.data,
                     factors[0],
                     a,
                     a_layout,

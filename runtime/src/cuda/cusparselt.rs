@@ -15,8 +15,10 @@ mod search;
 mod weight;
 
 use std::ffi::{CStr, c_int, c_void};
+use std::fmt;
 use std::path::Path;
 use std::ptr;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use problem::{Granularity, SparseProblem};
@@ -198,6 +200,28 @@ pub struct SparseAlgorithm {
     pub config: i32,
     /// `CUSPARSELT_MATMUL_SPLIT_K`; 1 for none.
     pub split_k: i32,
+}
+
+/// As `CONFIG/SPLIT_K`.
+impl fmt::Display for SparseAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.config, self.split_k)
+    }
+}
+
+/// Text that is not a [`SparseAlgorithm`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an algorithm of cuSPARSELt is CONFIG/SPLIT_K, two numbers")]
+pub struct BadAlgorithm;
+
+impl FromStr for SparseAlgorithm {
+    type Err = BadAlgorithm;
+
+    fn from_str(text: &str) -> Result<Self, BadAlgorithm> {
+        let number = |text: &str| text.parse().map_err(|_| BadAlgorithm);
+        let (config, split_k) = text.split_once('/').ok_or(BadAlgorithm)?;
+        Ok(SparseAlgorithm { config: number(config)?, split_k: number(split_k)? })
+    }
 }
 
 /// What multiplies the product.

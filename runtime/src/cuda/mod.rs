@@ -9,6 +9,7 @@
 //!
 //! Must not know: plans, sessions, operators.
 
+mod contest;
 pub mod cublaslt;
 pub mod cusparselt;
 pub mod driver;

@@ -1,18 +1,24 @@
 //! A plan's CUDA program made ready for a GPU: modules loaded, constants uploaded, sparse weights compressed.
 //!
-//! Runs of one session follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`].
+//! Runs of one session follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`], and how
+//! they do, in [`plans`].
 //!
 //! Must not know: how kernels are written.
 
 mod bound;
 mod measure;
+mod options;
+mod plans;
 mod products;
+mod report;
 mod run;
+mod weights;
 
 pub use measure::{LaunchTime, LaunchWork};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::program::{Program, Source, index};
 use super::{Port, SessionError};
@@ -23,7 +29,11 @@ use crate::plan::cuda::{Argument, Launch, Work};
 use crate::plan::manifest::Step;
 use crate::plan::{Architecture, Plan};
 use bound::BoundCache;
-use products::{Libraries, Product};
+pub use options::{CacheFolder, CudaOptions, Tuning};
+use plans::Plans;
+pub use plans::ProductChoice;
+use products::Product;
+pub use report::{CudaReport, WeightCounts};
 
 /// A launch and what its steps are.
 struct Loaded {
@@ -47,7 +57,9 @@ pub(super) struct Gpu {
     launches: Vec<Loaded>,
     /// Constants by the value that holds them.
     constants: BTreeMap<usize, DeviceBuffer>,
-    libraries: Libraries,
+    plans: Plans,
+    /// Where the time of loading went.
+    load: Vec<(&'static str, Duration)>,
     state: Mutex<State>,
 }
 
@@ -64,7 +76,8 @@ impl Gpu {
     ///
     /// # Errors
     /// A plan without a CUDA program or without cubins for this GPU, and whatever fails on the device.
-    pub fn new(plan: Arc<Plan>, ordinal: usize) -> Result<Gpu, SessionError> {
+    pub fn new(plan: Arc<Plan>, ordinal: usize, options: &CudaOptions) -> Result<Gpu, SessionError> {
+        let mut laps = Laps::start();
         let cuda = plan.manifest().cuda.clone().ok_or(SessionError::NotForCuda)?;
         // What the machine lacks is said before what the plan lacks.
         Driver::get()?;
@@ -75,13 +88,16 @@ impl Gpu {
             let available = available.map(|a| a.to_string()).collect::<Vec<_>>().join(", ");
             return Err(SessionError::NoModule { device: context.device().name.clone(), major, minor, available });
         };
+        laps.end("driver");
         let program = Program::for_cuda(&plan, &cuda.program)?;
+        laps.end("program");
         let stream = Stream::new(&context)?;
-        let mut libraries = Libraries::new(&context);
+        let mut plans = Plans::new(&context, options.tuning, options.cache.open());
         let mut module = None;
         if let Some(found) = cuda.modules.iter().find(|m| m.architecture == architecture) {
             module = Some(Module::load(&context, &architecture.to_string(), plan.blob(found.cubin)?)?);
         }
+        laps.end("kernels");
         let mut launches = Vec::with_capacity(cuda.launches.len());
         let mut first = 0;
         for Launch { steps, work } in cuda.launches {
@@ -92,15 +108,17 @@ impl Gpu {
                     let module = module.as_ref().expect("an architecture was chosen among the modules");
                     LoadedWork::Kernel { function: module.function(&launch.symbol, launch.shared_bytes)?, launch }
                 }
-                Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut libraries, &stream)?),
+                Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),
             };
             let (reads, writes) = operands(&program, &steps, &work);
             launches.push(Loaded { steps, work, reads, writes });
         }
+        laps.end("products");
         let constants = upload_constants(&program, &launches, &stream)?;
+        laps.end("constants");
         let fault = DeviceBuffer::new(&context, 4)?;
         let state = Mutex::new(State { stream, bound: BoundCache::default(), fault });
-        Ok(Gpu { program, context, launches, constants, libraries, state })
+        Ok(Gpu { program, context, launches, constants, plans, load: laps.laps, state })
     }
 
     pub fn inputs(&self) -> Vec<Port> {
@@ -114,6 +132,29 @@ impl Gpu {
 
     pub fn plan(&self) -> &Arc<Plan> {
         &self.program.plan
+    }
+
+    pub fn report(&self) -> CudaReport {
+        let (plans, choices) = self.plans.made_so_far();
+        CudaReport { load: self.load.clone(), weights: self.plans.weights, plans, choices }
+    }
+}
+
+/// Where time goes.
+struct Laps {
+    last: Instant,
+    laps: Vec<(&'static str, Duration)>,
+}
+
+impl Laps {
+    fn start() -> Laps {
+        Laps { last: Instant::now(), laps: Vec::new() }
+    }
+
+    fn end(&mut self, what: &'static str) {
+        let now = Instant::now();
+        self.laps.push((what, now - self.last));
+        self.last = now;
     }
 }
 

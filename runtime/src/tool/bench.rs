@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
+mod loaded;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -91,6 +93,7 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             let measured = GpuBench::measure(&session, ordinal, &views, launches, limit)?;
             report["replay"] = json!(measured.replay);
             report["gpu"] = measured.json();
+            loaded::write_loaded(&session.cuda_report(), &mut text)?;
             measured.heading(&mut text)?;
             write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
             measured.table(options.steps, &mut text)?;

@@ -64,6 +64,10 @@ crate::foreign_functions! {
             handle: Opaque, matmul: Opaque, a: Opaque, b: Opaque, c: Opaque, d: Opaque, preference: Opaque,
             requested: c_int, results: *mut cublasLtMatmulHeuristicResult_t, returned: *mut c_int,
         ) -> cublasStatus_t;
+        fn cublasLtMatmulAlgoCheck(
+            handle: Opaque, matmul: Opaque, a: Opaque, b: Opaque, c: Opaque, d: Opaque, algorithm: *const cublasLtMatmulAlgo_t,
+            result: *mut cublasLtMatmulHeuristicResult_t,
+        ) -> cublasStatus_t;
         fn cublasLtMatmul(
             handle: Opaque, matmul: Opaque, alpha: *const c_void, a: *const c_void, a_layout: Opaque, b: *const c_void, b_layout: Opaque,
             beta: *const c_void, c: *const c_void, c_layout: Opaque, d: *mut c_void, d_layout: Opaque,

@@ -93,7 +93,7 @@ impl Bound {
         for loaded in &gpu.launches {
             planned.push(match &loaded.work {
                 LoadedWork::Kernel { .. } => None,
-                LoadedWork::Product(p) => Some(p.plan(program, &gpu.libraries, &shapes)?),
+                LoadedWork::Product(p) => Some(p.plan(program, &gpu.plans, &shapes)?),
             });
         }
         let buffers = lifetimes(gpu, &shapes);

@@ -1,45 +1,17 @@
-//! Matrix products by cuSPARSELt and cuBLASLt, planned once for each bucket of M.
+//! Matrix products by cuSPARSELt and cuBLASLt: what a step's operands are, as the libraries want them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::super::SessionError;
 use super::super::program::{Program, index, step_error};
-use super::{device_error, is_sparse};
+use super::plans::Plans;
+use super::{device_error, is_sparse, weights};
 use crate::cpu::batched_matmul;
-use crate::cuda::cublaslt::{CublasLt, DenseMatmul, DenseOperands, DenseProblem, Strides};
-use crate::cuda::cusparselt::{Alpha, CusparseLt, SparseMatmul, SparseOperands, SparseProblem, SparseWeight};
-use crate::cuda::driver::{Context, DeviceBuffer, DeviceSlice, Stream};
+use crate::cuda::cublaslt::{DenseMatmul, DenseOperands, DenseProblem, Strides};
+use crate::cuda::cusparselt::{Alpha, SparseMatmul, SparseOperands, SparseProblem, SparseWeight};
+use crate::cuda::driver::{DeviceSlice, Stream};
 use crate::cuda::{CudaError, m_bucket};
 use crate::op::Op;
-use crate::sparse::compressed::Compressed;
-
-/// The libraries, loaded when the first product needs them.
-pub struct Libraries {
-    context: Context,
-    dense: Option<CublasLt>,
-    sparse: Option<CusparseLt>,
-}
-
-impl Libraries {
-    pub fn new(context: &Context) -> Self {
-        Libraries { context: context.clone(), dense: None, sparse: None }
-    }
-
-    fn dense(&mut self) -> Result<&CublasLt, CudaError> {
-        if self.dense.is_none() {
-            self.dense = Some(CublasLt::new(&self.context)?);
-        }
-        Ok(self.dense.as_ref().expect("just loaded"))
-    }
-
-    fn sparse(&mut self) -> Result<&CusparseLt, CudaError> {
-        if self.sparse.is_none() {
-            self.sparse = Some(CusparseLt::new(&self.context)?);
-        }
-        Ok(self.sparse.as_ref().expect("just loaded"))
-    }
-}
 
 /// One step's product.
 pub struct Product {
@@ -49,13 +21,6 @@ pub struct Product {
     rhs: Option<usize>,
     out: usize,
     weight: Option<SparseWeight>,
-    plans: Mutex<Plans>,
-}
-
-#[derive(Default)]
-struct Plans {
-    sparse: HashMap<usize, Arc<SparseMatmul>>,
-    dense: HashMap<DenseProblem, Arc<DenseMatmul>>,
 }
 
 /// A product on concrete extents.
@@ -78,32 +43,21 @@ impl Planned {
 
 impl Product {
     /// Loads the library and compresses the weight where it is sparse.
-    pub fn new(program: &Program, step: usize, libraries: &mut Libraries, stream: &Stream) -> Result<Product, SessionError> {
+    pub fn new(program: &Program, step: usize, plans: &mut Plans, stream: &Stream) -> Result<Product, SessionError> {
         let s = &program.steps[step];
         let fail = |e: CudaError| device_error(s, e);
         let operand = |i: usize| {
             s.inputs.get(i).copied().flatten().map(index).ok_or_else(|| step_error(s, format!("operand {i} is missing")))
         };
         let (x, out) = (operand(0)?, index(s.outputs[0]));
-        let mut product = Product { step, x, rhs: None, out, weight: None, plans: Mutex::default() };
+        let mut product = Product { step, x, rhs: None, out, weight: None };
         let Op::SparseGemm(op) = &s.op else {
-            libraries.dense().map_err(fail)?;
+            plans.need_dense().map_err(fail)?;
             product.rhs = Some(operand(1)?);
             return Ok(product);
         };
-        let concrete = |v: usize| program.values[v].ty.concrete_shape().unwrap_or_default();
         let (values, positions) = (operand(1)?, operand(2)?);
-        let (values_shape, positions_shape) = (concrete(values), concrete(positions));
-        let constants = (program.constant(values, &values_shape)?, program.constant(positions, &positions_shape)?);
-        let (Some(values), Some(positions)) = constants else {
-            return Err(step_error(s, "its weight is computed; on CUDA it must be constant"));
-        };
-        let lifted =
-            Compressed::new(&op.layout, values, positions).and_then(|c| c.expand_lifted()).map_err(|e| step_error(s, e))?;
-        let [n, k] = [lifted.shape()[0], lifted.shape()[1]];
-        let dense = DeviceBuffer::from_host(lifted.bytes(), stream).map_err(fail)?;
-        let library = libraries.sparse().map_err(fail)?;
-        product.weight = Some(SparseWeight::compress(library, (lifted.dtype(), n, k), dense.as_slice(), stream).map_err(fail)?);
+        product.weight = Some(weights::load(program, s, op, (values, positions), plans, stream)?);
         Ok(product)
     }
 
@@ -126,7 +80,7 @@ impl Product {
     }
 
     /// The product's plan for these shapes.
-    pub fn plan(&self, program: &Program, libraries: &Libraries, shapes: &[Vec<usize>]) -> Result<Planned, SessionError> {
+    pub fn plan(&self, program: &Program, plans: &Plans, shapes: &[Vec<usize>]) -> Result<Planned, SessionError> {
         let step = &program.steps[self.step];
         let fail = |e: CudaError| device_error(step, e);
         let (x, out) = (&shapes[self.x], &shapes[self.out]);
@@ -134,29 +88,20 @@ impl Product {
             return Ok(Planned::Empty);
         }
         let dtype = |v: usize| program.values[v].ty.dtype;
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let rows: usize = x[..x.len() - 1].iter().product();
-        if let (Some(weight), Some(library)) = (&self.weight, &libraries.sparse) {
-            let m = m_bucket(rows);
-            if let Some(known) = plans.sparse.get(&m) {
-                return Ok(Planned::Sparse(known.clone()));
-            }
+        if let Some(weight) = &self.weight {
             let problem = SparseProblem {
                 input: weight.dtype(),
                 output: dtype(self.out),
-                m,
+                m: m_bucket(rows),
                 n: weight.n(),
                 k: weight.k(),
                 alpha_vector: false,
                 bias: false,
             };
-            let made = Arc::new(SparseMatmul::new(library, &problem, None, None).map_err(fail)?);
-            plans.sparse.insert(m, made.clone());
-            return Ok(Planned::Sparse(made));
+            return plans.sparse(problem, weight).map(Planned::Sparse).map_err(fail);
         }
-        let (Some(rhs), Some(library)) = (self.rhs, &libraries.dense) else {
-            return Err(step_error(step, "its library is not loaded"));
-        };
+        let Some(rhs) = self.rhs else { return Err(step_error(step, "it has no right side")) };
         let types = (dtype(self.x), dtype(self.out));
         let problem = if let Op::DenseGemm(_) = step.op {
             let m = if types.0.size() == 1 { m_bucket(rows) } else { rows };
@@ -173,12 +118,7 @@ impl Product {
             problem.rhs = Strides { row: b.n, batch: b.rhs_stride };
             problem
         };
-        if let Some(known) = plans.dense.get(&problem) {
-            return Ok(Planned::Dense(known.clone()));
-        }
-        let made = Arc::new(DenseMatmul::new(library, &problem).map_err(fail)?);
-        plans.dense.insert(problem, made.clone());
-        Ok(Planned::Dense(made))
+        plans.dense(problem).map(Planned::Dense).map_err(fail)
     }
 
     /// Puts the product into a stream.

@@ -1,0 +1,123 @@
+//! Which of several ways to compute the same is the fastest on the device, by trying.
+
+use std::time::{Duration, Instant};
+
+use super::driver::{Event, GraphExec, Stream};
+use super::error::CudaError;
+
+/// Runs of one recording, at most.
+const MOST_RUNS: u32 = 50;
+/// What a recording should take, so that the start of it and the resolution of the clock do not matter.
+const RECORDING: Duration = Duration::from_micros(200);
+/// Candidates that are measured against each other at the end.
+const FINALISTS: usize = 4;
+/// Rounds of that, each with a replay of every finalist, in turn, so that what disturbs one disturbs all.
+const ROUNDS: usize = 9;
+/// By how much another must be faster than the first in hundredths, so that noise does not decide.
+const MARGIN: u128 = 1;
+
+/// What a contest has found.
+pub(super) struct Ranking<T> {
+    /// Device time of one run and what ran, the best first; the others in the order of their time.
+    pub tried: Vec<(Duration, T)>,
+    /// Device time of one run of what was first.
+    pub first: Duration,
+    /// How many the time did not suffice for.
+    pub untried: usize,
+}
+
+/// Measures `first` and what `make` gives for each of `others`, for about `budget`; what cannot be made or does not run is left out. Runs
+/// are recorded many at a time and replayed: the host takes longer to start a small product than the device to compute it.
+///
+/// # Errors
+/// What `first` fails with, a device that fails, and a stream that is being captured or is the default stream.
+pub(super) fn contest<C, T>(
+    stream: &Stream,
+    budget: Duration,
+    first: T,
+    others: Vec<C>,
+    make: impl Fn(C) -> Option<T>,
+    run: impl Fn(&T, &Stream) -> Result<(), CudaError>,
+) -> Result<Ranking<T>, CudaError> {
+    let deadline = Instant::now() + budget;
+    let timer = Timer { stream, start: Event::timing(stream.context())?, end: Event::timing(stream.context())? };
+    let mut tried = vec![(timer.estimate(&|stream| run(&first, stream))?, 0, first)];
+    let mut untried = 0;
+    for (position, other) in others.into_iter().enumerate() {
+        if Instant::now() >= deadline {
+            untried += 1;
+            continue;
+        }
+        let Some(other) = make(other) else { continue };
+        match timer.estimate(&|stream| run(&other, stream)) {
+            Ok(time) => tried.push((time, position + 1, other)),
+            // Refused; a device that has failed says so here.
+            Err(_) => stream.synchronize()?,
+        }
+    }
+    // The first is always measured again: it is what the others must beat.
+    tried[1..].sort_by_key(|(time, position, _)| (*time, *position));
+    let finalists = tried.len().min(FINALISTS);
+    let mut recordings = Vec::with_capacity(finalists);
+    for (time, _, candidate) in &tried[..finalists] {
+        let runs = (RECORDING.as_nanos() / time.as_nanos().max(1)).clamp(1, u128::from(MOST_RUNS)) as u32;
+        recordings.push((runs, timer.record(runs, &|stream| run(candidate, stream))?));
+    }
+    let mut times = vec![Vec::with_capacity(ROUNDS); finalists];
+    for round in 0..ROUNDS {
+        if round > 0 && Instant::now() >= deadline {
+            break;
+        }
+        for ((runs, recording), times) in recordings.iter().zip(&mut times) {
+            times.push(timer.replay(recording)? / *runs);
+        }
+    }
+    for ((time, ..), times) in tried.iter_mut().zip(&mut times) {
+        times.sort();
+        *time = times[times.len() / 2];
+    }
+    let first = tried[0].0;
+    let best = (0..finalists).min_by_key(|&at| tried[at].0).unwrap_or(0);
+    let best = if tried[best].0.as_nanos() * 100 <= first.as_nanos() * (100 - MARGIN) { best } else { 0 };
+    let best = tried.remove(best);
+    tried.sort_by_key(|(time, ..)| *time);
+    let tried = std::iter::once(best).chain(tried).map(|(time, _, candidate)| (time, candidate)).collect();
+    Ok(Ranking { tried, first, untried })
+}
+
+struct Timer<'a> {
+    stream: &'a Stream,
+    start: Event,
+    end: Event,
+}
+
+type Work<'a> = &'a dyn Fn(&Stream) -> Result<(), CudaError>;
+
+impl Timer<'_> {
+    /// The device time of one run.
+    fn estimate(&self, work: Work<'_>) -> Result<Duration, CudaError> {
+        // The first run loads the kernel, which cannot be recorded.
+        work(self.stream)?;
+        self.stream.synchronize()?;
+        const RUNS: u32 = 5;
+        let recording = self.record(RUNS, work)?;
+        // The first replay brings the recording to the device.
+        self.replay(&recording)?;
+        Ok(self.replay(&recording)?.min(self.replay(&recording)?) / RUNS)
+    }
+
+    fn record(&self, runs: u32, work: Work<'_>) -> Result<GraphExec, CudaError> {
+        self.stream.capture(|stream| (0..runs).try_for_each(|_| work(stream)))?.instantiate()
+    }
+
+    fn replay(&self, recording: &GraphExec) -> Result<Duration, CudaError> {
+        self.stream.record(&self.start)?;
+        // SAFETY: what was recorded is borrowed by the contest, and the stream is waited for here.
+        #[allow(unsafe_code)]
+        let launched = unsafe { recording.launch(self.stream) };
+        let recorded = self.stream.record(&self.end);
+        self.stream.synchronize()?;
+        launched.and(recorded)?;
+        self.end.since(&self.start)
+    }
+}

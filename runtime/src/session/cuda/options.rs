@@ -1,0 +1,79 @@
+//! How a session uses a GPU.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::disk_cache::DiskCache;
+
+/// What a session may do on a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct CudaOptions {
+    /// How algorithms of matrix products are chosen.
+    pub tuning: Tuning,
+    /// Where they, and compressed weights, are kept for the next process.
+    pub cache: CacheFolder,
+}
+
+/// How the algorithms of matrix products are chosen: libraries have some dozens for each problem, and their own choice may take twice as long
+/// as the best. All give the same integers; sums of floats may differ in their last bits from one to another.
+///
+/// A problem is a product of one weight's extents and a bucket of rows. It is looked at when a session first needs it, on operands of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tuning {
+    /// The libraries' own choice.
+    Off,
+    /// What an earlier search found and the cache holds, else the libraries' own choice.
+    Remembered,
+    /// What the cache holds, else what a search finds in about this time for each problem.
+    Quick {
+        /// The time for one problem.
+        budget: Duration,
+    },
+    /// What a search finds that tries everything, whatever the cache holds; seconds for each problem.
+    Exhaustive,
+}
+
+impl Default for Tuning {
+    /// [`Tuning::Quick`] with 100 ms, which suffice to try everything for products of up to some hundred microseconds.
+    fn default() -> Self {
+        Tuning::Quick { budget: Duration::from_millis(100) }
+    }
+}
+
+impl Tuning {
+    /// The time of one search; none when there is to be none.
+    pub(super) fn budget(self) -> Option<Duration> {
+        match self {
+            Tuning::Off | Tuning::Remembered => None,
+            Tuning::Quick { budget } => Some(budget),
+            Tuning::Exhaustive => Some(Duration::from_secs(60)),
+        }
+    }
+
+    /// Whether what is remembered counts.
+    pub(super) fn remembers(self) -> bool {
+        matches!(self, Tuning::Remembered | Tuning::Quick { .. })
+    }
+}
+
+/// Where results are kept for the next process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CacheFolder {
+    /// Where the environment says: see [`DiskCache::from_env`].
+    #[default]
+    Environment,
+    /// Here.
+    Folder(PathBuf),
+    /// Nowhere.
+    Nowhere,
+}
+
+impl CacheFolder {
+    pub(super) fn open(&self) -> Option<DiskCache> {
+        match self {
+            CacheFolder::Environment => DiskCache::from_env(),
+            CacheFolder::Folder(folder) => Some(DiskCache::new(folder)),
+            CacheFolder::Nowhere => None,
+        }
+    }
+}
