@@ -64,8 +64,43 @@ template <int ORDINAL, class Row> __device__ __forceinline__ RowStatistics rms_s
 
 enum class Norm { LAYER, RMS };
 
-/// The body of `normalize`. With a Row that is held and TO_SINK false, the row is left normalised for whoever goes on with it.
-template <Norm NORM, bool TO_SINK, class Source, class Scale, class Bias, class Sink, class Statistics> struct NormOfRow {
+template <Norm NORM, int ORDINAL, class Row> __device__ __forceinline__ RowStatistics statistics(Row& row, float epsilon) {
+    if constexpr (NORM == Norm::LAYER) {
+        return layer_statistics<ORDINAL>(row, epsilon);
+    } else {
+        return rms_statistics<ORDINAL>(row, epsilon);
+    }
+}
+
+/// Normalises elements by a row's statistics.
+template <class Bias, int WIDTH>
+__device__ __forceinline__ void normalize_elements(float (&v)[WIDTH], const RowStatistics& by, const float (&factors)[WIDTH],
+                                                   const float (&offsets)[WIDTH]) {
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        v[j] = (v[j] - by.shift) * by.scale * factors[j];
+        if constexpr (!SameType<Bias, NoBias>::VALUE) v[j] += offsets[j];
+    }
+}
+
+/// Normalises a row that is held, for whoever goes on with it. ORDINAL and ORDINAL + 1 are used.
+template <Norm NORM, int ORDINAL, class Row, class Scale, class Bias>
+__device__ __forceinline__ void normalize_held(Row& row, const Scale& scale, const Bias& bias, long long index, float epsilon) {
+    constexpr int WIDTH = Row::WIDTH;
+    static_assert(Row::HELD, "changes would be lost");
+    const Alongside<Row, Scale> scales(row, scale, index);
+    const Alongside<Row, Bias> biases(row, bias, index);
+    const RowStatistics by = statistics<NORM, ORDINAL>(row, epsilon);
+    row.each([&](int slot, int i, float(&v)[WIDTH]) {
+        float factors[WIDTH], offsets[WIDTH];
+        scales.at(slot, i, factors);
+        biases.at(slot, i, offsets);
+        normalize_elements<Bias>(v, by, factors, offsets);
+    });
+}
+
+/// The body of `normalize`.
+template <Norm NORM, class Source, class Scale, class Bias, class Sink, class Statistics> struct NormOfRow {
     const Source& source;
     const Scale& scale;
     const Bias& bias;
@@ -75,28 +110,18 @@ template <Norm NORM, bool TO_SINK, class Source, class Scale, class Bias, class 
 
     template <class Row> __device__ __forceinline__ void operator()(Row& row, long long index, bool stores) const {
         constexpr int WIDTH = Row::WIDTH;
-        static_assert(TO_SINK || Row::HELD, "changes would be lost");
         row.fill(source, index);
         const Alongside<Row, Scale> scales(row, scale, index);
         const Alongside<Row, Bias> biases(row, bias, index);
-        RowStatistics by;
-        if constexpr (NORM == Norm::LAYER) {
-            by = layer_statistics<0>(row, epsilon);
-        } else {
-            by = rms_statistics<0>(row, epsilon);
-        }
+        const RowStatistics by = statistics<NORM, 0>(row, epsilon);
         if (stores && Row::Group::lane() == 0) kept.store(index, by.shift, by.scale);
-        if (TO_SINK && !stores) return;
+        if (!stores) return;
         row.each([&](int slot, int i, float(&v)[WIDTH]) {
             float factors[WIDTH], offsets[WIDTH];
             scales.at(slot, i, factors);
             biases.at(slot, i, offsets);
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) {
-                v[j] = (v[j] - by.shift) * by.scale * factors[j];
-                if constexpr (!SameType<Bias, NoBias>::VALUE) v[j] += offsets[j];
-            }
-            if constexpr (TO_SINK) sink.store(index, i, v);
+            normalize_elements<Bias>(v, by, factors, offsets);
+            sink.store(index, i, v);
         });
     }
 };
@@ -106,7 +131,7 @@ template <Norm NORM, bool TO_SINK, class Source, class Scale, class Bias, class 
 template <class Row, Norm NORM, class Source, class Scale, class Bias, class Sink, class Statistics = NoStatistics>
 __device__ __forceinline__ void normalize(const Source& source, const Scale& scale, const Bias& bias, const Sink& sink, long long rows,
                                           int length, float epsilon, float* shared = nullptr, const Statistics& kept = {}) {
-    using Body = NormOfRow<NORM, true, Source, Scale, Bias, Sink, Statistics>;
+    using Body = NormOfRow<NORM, Source, Scale, Bias, Sink, Statistics>;
     with_row<Row>(rows, length, shared, Body{source, scale, bias, sink, kept, epsilon});
 }
 

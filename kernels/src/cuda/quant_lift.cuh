@@ -19,12 +19,14 @@ template <int THREADS_PER_ROW, int ROWS_PER_BLOCK> struct RowTile {
     static_assert(THREADS * ROWS <= 1024, "a block has at most 1024 threads");
 };
 
-/// How a row is converted, all of it known at compile time.
-template <class In, class Out, int N, int K, class Tile> struct QuantLiftShape {
+/// How a row is converted, all of it known at compile time. HELD_WIDTH: elements side by side of a row that is held already; 0 where the
+/// widest loads decide.
+template <class In, class Out, int N, int K, class Tile, int HELD_WIDTH = 0> struct QuantLiftShape {
     using Layout = LiftLayout<N, K>;
     static constexpr bool SCALED = Quantized<Out>::SCALED;
     /// Elements that a thread loads at once.
-    static constexpr int WIDTH = vector_width<In>(K) * sizeof(Out) > VECTOR_BYTES ? VECTOR_BYTES / sizeof(Out) : vector_width<In>(K);
+    static constexpr int WIDEST = vector_width<In>(K) * sizeof(Out) > VECTOR_BYTES ? VECTOR_BYTES / sizeof(Out) : vector_width<In>(K);
+    static constexpr int WIDTH = HELD_WIDTH > 0 ? HELD_WIDTH : WIDEST;
 
     /// Static shared memory for lifted rows; blocks may have 48 KiB, of which reductions take a little.
     static constexpr int SHARED_BYTES = 47 * 1024 / Tile::ROWS;
@@ -76,8 +78,8 @@ __device__ __forceinline__ Vector<In, WIDTH> load_elements(const In* row, const 
 }
 
 /// One row's work; the members are what its threads share.
-template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct QuantLiftRow {
-    using Shape = QuantLiftShape<In, Out, N, K, Tile>;
+template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD_WIDTH = 0> struct QuantLiftRow {
+    using Shape = QuantLiftShape<In, Out, N, K, Tile, HELD_WIDTH>;
     using Layout = typename Shape::Layout;
     using X = Vector<In, Shape::WIDTH>;
     static constexpr int STRIDE = Tile::THREADS * Shape::WIDTH;
@@ -154,7 +156,9 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
         }
     }
 
-    template <class Get> __device__ __forceinline__ void quantize_all(const Get& get, unsigned absmax, float* reported) const {
+    /// `again` is as `get`, for what hardly ever happens.
+    template <class Get, class Again>
+    __device__ __forceinline__ void quantize_all(const Get& get, const Again& again, unsigned absmax, float* reported) const {
         RowScale scale = row_scale<Out>(absmax);
         if (thread == 0) {
             *reported = scale.reported;
@@ -164,10 +168,8 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
                 ReciprocalDivisor divide(scale.divisor);
                 write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
             } else {
-                // Hardly ever: read again, so that no registers are kept for it.
-                auto load_again = [&](int at, int) { return load(at); };
                 ExactDivisor divide(scale.divisor);
-                write_all<1>(load_again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+                write_all<1>(again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
             }
         } else {
             ExactDivisor divide(scale.divisor);
@@ -175,7 +177,20 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
         }
     }
 
-    __device__ __forceinline__ void run(float* reported) const {
+    /// Only rounded.
+    template <class Get> __device__ __forceinline__ void convert_all(const Get& get) const {
+        write_all<UNROLL>(get, [](const X& v) {
+            Vector<Out, Shape::WIDTH> y;
+#pragma unroll
+            for (int i = 0; i < Shape::WIDTH; ++i) {
+                y.element[i] = convert<Out>(v.element[i]);
+            }
+            return y;
+        });
+    }
+
+    /// Pads the row when it is one segment.
+    __device__ __forceinline__ void begin() const {
         if constexpr (Shape::SEGMENTS == 1) {
             pad();
             // A block's reduction waits by itself.
@@ -183,16 +198,31 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
                 sync_row<Tile::THREADS>();
             }
         }
+    }
+
+    /// The row in registers, all of it, of whoever calculated it.
+    __device__ __forceinline__ void run_held(const X (&held)[Shape::VECTORS], float* reported) const {
+        static_assert(Shape::SEGMENTS == 1, "longer rows are not held");
+        begin();
+        auto get = [&](int, int v) { return held[v]; };
+        if constexpr (Shape::SCALED) {
+            Absmax<In> absmax;
+#pragma unroll
+            for (int v = 0; v < Shape::VECTORS; ++v) {
+                absmax.add(held[v]);
+            }
+            quantize_all(get, get, row_max<Tile::THREADS>(absmax.bits()), reported);
+        } else {
+            convert_all(get);
+        }
+    }
+
+    __device__ __forceinline__ void run(float* reported) const {
+        begin();
+        // Also where the row stays in registers, so that none are kept for what hardly ever happens.
         auto load_again = [&](int at, int) { return load(at); };
         if constexpr (!Shape::SCALED) {
-            write_all<UNROLL>(load_again, [](const X& v) {
-                Vector<Out, Shape::WIDTH> y;
-#pragma unroll
-                for (int i = 0; i < Shape::WIDTH; ++i) {
-                    y.element[i] = convert<Out>(v.element[i]);
-                }
-                return y;
-            });
+            convert_all(load_again);
         } else if constexpr (Shape::STAGED) {
             X staged[Shape::VECTORS];
 #pragma unroll
@@ -205,14 +235,14 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED> struct Q
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(staged[v]);
             }
-            quantize_all([&](int, int v) { return staged[v]; }, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all([&](int, int v) { return staged[v]; }, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             Absmax<In> absmax;
 #pragma unroll 4
             for (int at = thread * Shape::WIDTH; at < K; at += STRIDE) {
                 absmax.add(load(at));
             }
-            quantize_all(load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all(load_again, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
         }
     }
 };
@@ -235,6 +265,25 @@ __device__ __forceinline__ void quant_lift(const In* x, Out* out, float* scale, 
     Out* shared = reinterpret_cast<Out*>(lifted) + of_block * Row::Shape::SHARED;
     int thread = Tile::ROWS == 1 ? threadIdx.x : threadIdx.x % Tile::THREADS;
     Row{x + row * K, index, out + row * LIFTED, shared, thread}.run(scale + row);
+}
+
+/// As `quant_lift`, of a row of `rows.cuh` in registers whose elements are values of type In. Whole groups call it, one call per kernel.
+template <class In, class Out, int N, int K, int LIFTED, class Held>
+__device__ __forceinline__ void quant_lift_held(const Held& row, long long index, Out* out, float* scale) {
+    static_assert(LIFTED == LiftLayout<N, K>::LIFTED, "the lifted extent is that of the method's definition");
+    using Tile = RowTile<Held::Group::THREADS, Held::Group::ROWS>;
+    using Row = QuantLiftRow<In, Out, N, K, Tile, false, Held::WIDTH>;
+    alignas(VECTOR_BYTES) __shared__ BitsOf<sizeof(Out)> lifted[Tile::ROWS * Row::Shape::SHARED];
+    int of_block = threadIdx.x / Tile::THREADS;
+    typename Row::X held[Row::Shape::VECTORS];
+#pragma unroll
+    for (int v = 0; v < Row::Shape::VECTORS; ++v) held[v] = typename Row::X{};
+    row.each_slot([&](int slot, int) {
+#pragma unroll
+        for (int j = 0; j < Held::WIDTH; ++j) held[slot].element[j] = from_float<In>(row.values[slot][j]);
+    });
+    Out* shared = reinterpret_cast<Out*>(lifted) + of_block * Row::Shape::SHARED;
+    Row{nullptr, nullptr, out + index * LIFTED, shared, static_cast<int>(threadIdx.x % Tile::THREADS)}.run_held(held, scale + index);
 }
 
 } // namespace slide

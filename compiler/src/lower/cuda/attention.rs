@@ -2,6 +2,7 @@
 
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
+use sliderun::op::Op;
 use sliderun::op::attention::Attention;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
@@ -49,11 +50,21 @@ impl Tile {
     }
 }
 
-/// The kernel of an Attention step.
+/// Whether an Attention can read its queries, keys and values where they lie in what the Split before it takes apart.
+pub fn reads_through(program: &Program, split: &Step, attention: &Step) -> bool {
+    let (Op::Split(op), Op::Attention(_)) = (&split.op, &attention.op) else { return false };
+    let ty = |id: ValueId| &program.values[id.0 as usize].ty;
+    // Loads are of 16 bytes.
+    let aligned = |width: Option<&Dim>| width.and_then(Dim::as_usize).is_some_and(|w| w.is_multiple_of(8));
+    let parts = split.outputs.iter().all(|&id| ty(id).rank() == 3 && aligned(ty(id).shape.last()));
+    parts && op.axis == 2 && attention.inputs[..3].iter().flatten().any(|id| split.outputs.contains(id))
+}
+
+/// The kernel of an Attention step; `split` comes right before it and is done with it when [`reads_through`] holds.
 ///
 /// # Errors
 /// What about the step has no kernel.
-pub fn kernel(program: &Program, launch: usize, step: &Step, op: &Attention) -> Result<Generated, String> {
+pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Step, op: &Attention) -> Result<Generated, String> {
     let mut b = KernelBuilder::new(program, launch, "attention");
     let operand = |i: usize| step.inputs[i].expect("the type rules demand this operand");
     let (query, value) = (b.ty(operand(0)).clone(), b.ty(operand(2)).clone());
@@ -66,14 +77,25 @@ pub fn kernel(program: &Program, launch: usize, step: &Step, op: &Attention) -> 
     };
     let tile = if query.dtype == DType::F32 { Tile::plain(d, e) } else { Tile::tensor_cores(d, e) };
     let c = element_type(query.dtype);
-    let heads = |b: &mut KernelBuilder<'_>, pointer: String, id: ValueId| {
-        let [_, rows, width] = b.ty(id).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
+    let heads = |b: &mut KernelBuilder<'_>, pointer: String, of: ValueId| {
+        let [_, rows, width] = b.ty(of).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
         let (batch, row) = (b.long_extent(&(rows.clone() * width.clone())), b.long_extent(width));
         format!("{{{pointer}, {batch}, {row}}}")
     };
     let [q, k, v] = [0, 1, 2].map(|i| {
-        let pointer = b.input(operand(i));
-        heads(&mut b, pointer, operand(i))
+        let id = operand(i);
+        match split.and_then(|split| Some((split, split.outputs.iter().position(|o| *o == id)?))) {
+            Some((split, part)) => {
+                let whole = split.inputs[0].expect("the type rules demand this operand");
+                let start = split.outputs[..part].iter().fold(Dim::from(0), |sum, o| sum + b.ty(*o).shape[2].clone());
+                let (pointer, start) = (b.input(whole), b.long_extent(&start));
+                heads(&mut b, format!("{pointer} + {start}"), whole)
+            }
+            None => {
+                let pointer = b.input(id);
+                heads(&mut b, pointer, id)
+            }
+        }
     });
     let out = b.output(step.outputs[0]);
     let out = heads(&mut b, out, step.outputs[0]);

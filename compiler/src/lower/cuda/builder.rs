@@ -41,6 +41,11 @@ impl<'p> KernelBuilder<'p> {
         }
     }
 
+    /// The program that it does steps of.
+    pub fn program(&self) -> &'p Program {
+        self.program
+    }
+
     /// A value of the program.
     pub fn value(&self, id: ValueId) -> &'p Value {
         &self.program.values[id.0 as usize]

@@ -7,6 +7,7 @@
 
 mod attention;
 mod builder;
+mod chain;
 mod pointwise;
 mod reduce;
 mod rows;
@@ -53,10 +54,21 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     let mut rest = program.steps.as_slice();
     let mut at = 0;
     while let Some(step) = rest.first() {
-        let count = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 1 };
-        let (now, after) = rest.split_at(count);
         let position = scheduled.launches.len();
-        let work = match launch(program, position, now) {
+        let (count, generated) = match chain::extent(program, at) {
+            Some(count) => (count, Ok(Some(chain::kernel(program, &readers, position, at, &rest[..count])))),
+            None => {
+                let count = if reads_through(program, &readers, at) {
+                    2
+                } else if pointwise::supports(program, step).is_ok() {
+                    fusible(program, &readers, at)
+                } else {
+                    1
+                };
+                (count, launch(program, position, &rest[..count]))
+            }
+        };
+        let work = match generated {
             Ok(None) => Some(Work::Product),
             Ok(Some(Generated { kernel, source })) => {
                 scheduled.source.push_str(&source);
@@ -78,13 +90,18 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
         scheduled
             .launches
             .extend(work.map(|work| Launch { steps: u32::try_from(count).expect("steps are counted in u32"), work }));
-        (rest, at) = (after, at + count);
+        (rest, at) = (&rest[count..], at + count);
     }
     if refusals.is_empty() { Ok(scheduled) } else { Err(refusals) }
 }
 
 /// The kernel of steps that are launched together; `None` for a product that a library does.
 fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<Generated>, String> {
+    if let [split, step] = steps
+        && let Op::Attention(op) = &step.op
+    {
+        return attention::kernel(program, position, Some(split), step, op).map(Some);
+    }
     let [step] = steps else { return Ok(Some(pointwise::kernel(program, position, steps))) };
     match &step.op {
         Op::SparseGemm(_) | Op::DenseGemm(_) => library_product(program, step).map(|()| None),
@@ -98,13 +115,19 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
         Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => rows::rows(program, position, step).map(Some),
         Op::QuantLift(op) => rows::quant_lift(program, position, step, op).map(Some),
         Op::Dequant(op) => rows::dequant(program, position, step, op).map(Some),
-        Op::Attention(op) => attention::kernel(program, position, step, op).map(Some),
+        Op::Attention(op) => attention::kernel(program, position, None, step, op).map(Some),
         Op::Reduce(op) => reduce::kernel(program, position, step, op).map(Some),
         _ => {
             pointwise::supports(program, step)?;
             Ok(Some(pointwise::kernel(program, position, steps)))
         }
     }
+}
+
+/// Whether the step is a Split that only the Attention after it reads, and which need not be done for it.
+fn reads_through(program: &Program, readers: &Readers, at: usize) -> bool {
+    let [split, next, ..] = &program.steps[at..] else { return false };
+    readers.only(split, at + 1) && attention::reads_through(program, split, next)
 }
 
 /// Whether cuSPARSELt or cuBLASLt has the product of a SparseGemm or DenseGemm, which is [.., K] · [N, K]ᵀ.
@@ -152,6 +175,11 @@ impl Readers {
         }
         program.outputs.iter().for_each(|o| steps[root(o.value)].push(usize::MAX));
         Readers { steps }
+    }
+
+    /// Whether anything but these steps reads a value.
+    fn beyond(&self, value: ValueId, steps: std::ops::Range<usize>) -> bool {
+        self.steps[value.0 as usize].iter().any(|r| !steps.contains(r))
     }
 
     /// Whether only this step reads what another one computes.

@@ -364,7 +364,8 @@ impl Writer<'_> {
     }
 }
 
-fn unary(f: Unary, dtype: DType, x: &str) -> String {
+/// A function of an element.
+pub fn unary(f: Unary, dtype: DType, x: &str) -> String {
     match f {
         Unary::Not => format!("!{x}"),
         Unary::BitNot => format!("~{x}"),
@@ -400,7 +401,8 @@ pub fn functor(f: Unary) -> String {
     format!("slide::{name}{{{}}}", attributes.iter().map(|v| float(*v)).collect::<Vec<_>>().join(", "))
 }
 
-fn binary(f: Binary, a: &str, b: &str) -> String {
+/// A function of two elements.
+pub fn binary(f: Binary, a: &str, b: &str) -> String {
     let infix = |operator: &str| format!("({a} {operator} {b})");
     match f {
         Binary::Add => infix("+"),

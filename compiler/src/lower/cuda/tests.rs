@@ -63,16 +63,48 @@ fn a_layer_of_an_encoder() {
             "kernel QuantLift",
             "product DenseGemm",
             "kernel Dequant",
-            "kernel Split",
-            "kernel Attention",
+            "kernel Split+Attention",
             "product MatMul",
-            "kernel Add+Add",
-            "kernel LayerNorm",
+            "kernel Add+Add+LayerNorm",
             "kernel Softmax",
             "kernel Reduce",
         ]
         .map(|s| s.replace("Add", "Binary"))
     );
+}
+
+#[test]
+fn rows_that_stay_in_registers() {
+    // Scaling back, a residual, an operand of each kind, two normalisations and both ways to lift; rows of one warp and of a block.
+    let text = |k: usize, pattern: &str, to: &str| {
+        let outputs = if to == "bf16" { "%q" } else { "%q, %scale" };
+        format!(
+            r#"
+        symbols {{ b: 1..8, s: 1..512 }}
+        input %acc: i32[b, s, {k}]
+        input %token: f32[b, s, 1]
+        input %residual: bf16[b, s, {k}]
+        input %position: bf16[1, s, {k}]
+        const %channel: f32[{k}] = random(seed: 1)
+        const %gain: bf16[{k}] = random(seed: 2)
+        const %one: bf16[] = [1.5]
+        %y = Dequant(%acc, %token, %channel, %channel) {{to: bf16, activation: Gelu}}
+        %r = Add(%y, %residual)
+        %n = LayerNorm(%r, %gain, %gain) {{axis: 2, epsilon: 1e-5, stats: false}}
+        %p = Add(%n, %position)
+        %m = Mul(%p, %one)
+        %z = RmsNorm(%m, %gain) {{axis: 2, epsilon: 1e-5}}
+        {outputs} = QuantLift(%z) {{to: {to}, layout: [(k: {k}, pattern: {pattern})]}}
+        %w = Cast(%r) {{to: f32}}
+        output "q" = %q
+        output "w" = %w"#
+        )
+    };
+    for (k, pattern, to) in [(384, "\"6:8\"", "i8"), (24, "\"6:8\"", "bf16"), (385, "None", "i8"), (3584, "\"4:6\"", "f8e4m3")] {
+        let launches = launches(&text(k, pattern, to));
+        assert_eq!(launches[0], "kernel Dequant+Binary+LayerNorm+Binary+Binary+RmsNorm+QuantLift", "{launches:?}");
+        assert_eq!(launches.len(), 2, "{launches:?}");
+    }
 }
 
 #[test]
