@@ -8,8 +8,10 @@
 mod attention;
 mod builder;
 mod chain;
+mod conv;
 mod pointwise;
 mod reduce;
+mod resize;
 mod rows;
 
 use sliderun::dim::Dim;
@@ -22,15 +24,17 @@ use super::refusal::Refusal;
 use builder::Generated;
 
 /// What the generated code includes.
-const HEADERS: [&str; 9] = [
+const HEADERS: [&str; 11] = [
     "activation.cuh",
     "attention.cuh",
     "attention_f32.cuh",
+    "conv.cuh",
     "dequant.cuh",
     "element.cuh",
     "norm.cuh",
     "quant_lift.cuh",
     "reduce.cuh",
+    "resize.cuh",
     "softmax.cuh",
 ];
 
@@ -117,6 +121,7 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
         Op::Dequant(op) => rows::dequant(program, position, step, op).map(Some),
         Op::Attention(op) => attention::kernel(program, position, None, step, op).map(Some),
         Op::Reduce(op) => reduce::kernel(program, position, step, op).map(Some),
+        Op::Conv(op) => conv::kernel(program, position, step, op).map(Some),
         _ => {
             pointwise::supports(program, step)?;
             Ok(Some(pointwise::kernel(program, position, steps)))

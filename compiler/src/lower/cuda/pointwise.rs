@@ -43,6 +43,7 @@ pub fn supports(program: &Program, step: &Step) -> Result<(), Unsupported> {
         Op::Where(_) | Op::Clip(_) | Op::Cast(_) | Op::Transpose(_) | Op::Expand(_) | Op::Slice(_) | Op::Concat(_) => Ok(()),
         Op::Split(_) | Op::Tile(_) | Op::Trilu(_) | Op::Gather(_) | Op::Extents(_) | Op::Range(_) => Ok(()),
         Op::Pad(p) if p.mode == PadMode::Constant => Ok(()),
+        Op::BatchNorm(_) | Op::Resize(_) => Ok(()),
         op => Err(op.name().to_owned()),
     }
 }
@@ -79,8 +80,9 @@ pub fn kernel(program: &Program, launch: usize, steps: &[Step]) -> Generated {
     builder.finish(ceil_div(&elements, THREADS), THREADS, 0, &(head + &body))
 }
 
-struct Writer<'p> {
-    builder: KernelBuilder<'p>,
+/// Writes the body of such a kernel.
+pub(super) struct Writer<'p> {
+    pub(super) builder: KernelBuilder<'p>,
     steps: &'p [Step],
     /// Which step of the kernel computes a value.
     producers: BTreeMap<ValueId, usize>,
@@ -91,12 +93,12 @@ struct Writer<'p> {
 }
 
 impl Writer<'_> {
-    fn line(&mut self, text: &str) {
+    pub(super) fn line(&mut self, text: &str) {
         writeln!(self.body, "    {text}").expect("text takes any text");
     }
 
     /// A new variable of this value.
-    fn bind(&mut self, ty: &str, value: &str) -> String {
+    pub(super) fn bind(&mut self, ty: &str, value: &str) -> String {
         let name = format!("t{}", self.temporaries);
         self.temporaries += 1;
         self.line(&format!("const {ty} {name} = {value};"));
@@ -156,7 +158,7 @@ impl Writer<'_> {
     }
 
     /// The element of a value at coordinates, in the type that its elements are calculated in.
-    fn read(&mut self, id: ValueId, coordinates: &[String]) -> String {
+    pub(super) fn read(&mut self, id: ValueId, coordinates: &[String]) -> String {
         let key = (id, coordinates.to_vec());
         if let Some(known) = self.known.get(&key) {
             return known.clone();
@@ -256,6 +258,13 @@ impl Writer<'_> {
                 let comparison = if op.upper { ">=" } else { "<=" };
                 format!("({column} - {row} {comparison} {} ? {x} : 0)", op.k)
             }
+            Op::BatchNorm(op) => {
+                let x = self.operand(step, 0, coordinates);
+                let [scale, bias, mean, variance] =
+                    [1, 2, 3, 4].map(|i| self.read(step.inputs[i].expect("BatchNorm has this operand"), &coordinates[1..2]));
+                format!("(({x} - {mean}) * ({scale} / sqrtf({variance} + {})) + {bias})", float(op.epsilon))
+            }
+            Op::Resize(op) => self.resize(step, op, coordinates),
             Op::Pad(op) => self.pad(step, &op.pads, coordinates, result.dtype),
             Op::Concat(op) => self.concat(step, op.axis, coordinates, result.dtype),
             Op::Gather(op) => self.gather(step, op.axis, coordinates),
@@ -277,17 +286,17 @@ impl Writer<'_> {
     }
 
     /// A variable that statements in branches set.
-    fn variable(&mut self, dtype: DType, value: &str) -> String {
+    pub(super) fn variable(&mut self, dtype: DType, value: &str) -> String {
         let name = format!("t{}", self.temporaries);
         self.temporaries += 1;
         self.line(&format!("slide::WideOf<{}> {name} = {value};", element_type(dtype)));
         name
     }
 
-    /// What reads in a branch must not be taken for known outside of it.
-    fn branch(&mut self, condition: &str, body: impl FnOnce(&mut Self)) {
+    /// A statement with this head and body. What is read in it must not be taken for known outside of it.
+    pub(super) fn block(&mut self, head: &str, body: impl FnOnce(&mut Self)) {
         let known = self.known.clone();
-        self.line(&format!("if ({condition}) {{"));
+        self.line(&format!("{head} {{"));
         body(self);
         self.line("}");
         self.known = known;
@@ -307,7 +316,7 @@ impl Writer<'_> {
         let tests: Vec<String> =
             inside.iter().zip(&own).map(|(c, extent)| format!("{c} >= 0 && {c} < {}", self.builder.extent(extent))).collect();
         let to = self.variable(dtype, &value);
-        self.branch(&tests.join(" && "), |w| {
+        self.block(&format!("if ({})", tests.join(" && ")), |w| {
             let x = w.read(id, &inside);
             w.line(&format!("{to} = {x};"));
         });
@@ -323,7 +332,7 @@ impl Writer<'_> {
             let c = &coordinates[axis];
             let mut moved = coordinates.to_vec();
             moved[axis] = format!("({c} - {from})");
-            self.branch(&format!("{c} >= {from} && {c} < {until}"), |w| {
+            self.block(&format!("if ({c} >= {from} && {c} < {until})"), |w| {
                 let x = w.read(id, &moved);
                 w.line(&format!("{to} = {x};"));
             });

@@ -144,6 +144,35 @@ fn elements_by_their_coordinates() {
 }
 
 #[test]
+fn convolutions_and_what_surrounds_them() {
+    let text = r#"
+        symbols { n: 1..64, w: 8..64 }
+        input %x: f32[n, 8, 16, w]
+        const %w: f32[32, 4, 3, 3] = random(seed: 1)
+        const %few: f32[3, 32, 1, 1] = random(seed: 2)
+        const %bias: f32[32] = random(seed: 3)
+        %c = Conv(%x, %w, %bias) {windows: (kernel: [3, 3], strides: [1, 2], dilations: [1, 1], pads: [(1, 1), (1, 1)]), groups: 2}
+        %norm = BatchNorm(%c, %bias, %bias, %bias, %bias) {epsilon: 1e-5}
+        %r = Relu(%norm)
+        %f = Conv(%r, %few) {windows: (kernel: [1, 1], strides: [1, 1], dilations: [1, 1], pads: [(0, 0), (0, 0)]), groups: 1}
+        %linear = Resize(%f) {shape: ["n", "3", "40", "w"], scales: None, coordinates: HalfPixel, interpolation: Linear, antialias: false}
+        %s = Sigmoid(%linear)
+        %h = Cast(%f) {to: f16}
+        %cubic = Resize(%h) {shape: ["n", "3", "8", "w"], scales: None, coordinates: AlignCorners, interpolation: Cubic(a: -0.75, exclude_outside: true), antialias: true}
+        %i = Cast(%f) {to: i64}
+        %nearest = Resize(%i) {shape: ["n", "3", "32", "60"], scales: None, coordinates: Asymmetric, interpolation: Nearest(RoundPreferFloor), antialias: false}
+        output "s" = %s
+        output "cubic" = %cubic
+        output "nearest" = %nearest"#;
+    let mut launches = launches(text);
+    launches.sort();
+    let expected = ["Conv", "Conv", "BatchNorm+Unary", "Resize+Unary", "Cast", "Resize", "Cast", "Resize"];
+    let mut expected = expected.map(|s| format!("kernel {s}"));
+    expected.sort();
+    assert_eq!(launches, expected);
+}
+
+#[test]
 fn what_has_no_kernel_is_refused_at_once() {
     let text = r#"
         input %x: f64[4, 4]
