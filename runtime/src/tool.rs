@@ -7,6 +7,8 @@ pub mod bench;
 #[cfg(feature = "cuda")]
 pub mod check;
 #[cfg(feature = "cuda")]
+pub mod devices;
+#[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod inspect;
 pub mod latency;

@@ -62,7 +62,7 @@ fn write_plan_for_gpus(folder: &Path) {
     for i in 0..manifest.blobs.len() as u32 {
         writer.add_blob(cpu.blob(BlobId(i)).unwrap());
     }
-    let modules = vec![Module { architecture: "sm_90a".parse().unwrap(), cubin: writer.add_blob(&[7; 2048]) }];
+    let modules = vec![Module { architecture: "sm_90a".parse().unwrap(), cubin: writer.add_blob([7; 2048]) }];
     let launches = vec![Launch { steps: 1, work: Work::Product }];
     manifest.cuda = Some(CudaPlan { program: manifest.program.clone(), launches, modules });
     writer.finish(manifest, &folder.join("gpu.slide")).unwrap();
@@ -159,6 +159,10 @@ fn plans_for_gpus_tell_their_launches_and_why_they_do_not_run() {
         let text = String::from_utf8(sliderun(folder.path(), line).stdout).unwrap();
         assert!(text.contains("CUDA: 1 launches for 1 steps, for sm_90a (cubin of 2 KiB)"), "{text}");
         assert!(text.contains(expected), "{text}");
+    }
+    let devices = String::from_utf8(sliderun(folder.path(), "devices").stdout).unwrap();
+    for what in ["driver: ", "cuSPARSELt: ", "cuBLASLt: ", "NVML: "] {
+        assert_eq!(devices.matches(what).count(), 1, "{devices}");
     }
     // No machine has so many GPUs; most that run this have no driver.
     for command in ["run gpu.slide --random", "bench gpu.slide", "check gpu.slide"] {

@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod gpu_test;
 mod packages;
 mod shell;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Fetch,
     /// CPU benchmark: our plans and ONNX Runtime, interleaved.
     Bench(bench::Options),
+    /// A folder of programs, models and plans that tests them on a GPU machine without Rust and network.
+    GpuTest(gpu_test::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Fetch => packages::fetch_all(),
         Task::Bench(options) => bench::run(&options),
+        Task::GpuTest(options) => gpu_test::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

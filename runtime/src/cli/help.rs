@@ -11,6 +11,7 @@ Commands:
   bench     Measure a plan's latency
   check     Compare a GPU's results with the CPU's, launch by launch
   tune      Find and keep the fastest algorithms of a plan's products on a GPU
+  devices   List GPUs and NVIDIA's libraries, or what is missing
 
   -h, --help      Print help, also of a command
   -V, --version   Print the version
@@ -84,6 +85,14 @@ Usage: sliderun tune PLAN [OPTIONS]
 
 Example:
   sliderun tune model.slide --shape batch=1,seq=128 --shape batch=8,seq=128
+";
+
+#[cfg(feature = "cuda")]
+pub const DEVICES: &str = "\
+List the GPUs of this machine and the libraries that plans need on them, with versions, or
+what is missing and where it was looked for
+
+Usage: sliderun devices
 ";
 
 pub const BENCH: &str = "\

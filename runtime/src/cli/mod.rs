@@ -30,6 +30,8 @@ enum Command {
     Check(CheckOptions),
     #[cfg(feature = "cuda")]
     Tune(TuneOptions),
+    #[cfg(feature = "cuda")]
+    Devices,
     Print(&'static str),
 }
 
@@ -51,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Check(options) => check(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Tune(options) => tune(options, &mut out),
+        #[cfg(feature = "cuda")]
+        Command::Devices => sliderun::tool::devices::devices(&mut out),
         Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
     };
     match result.and_then(|()| Ok(out.flush()?)) {
@@ -81,6 +85,12 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("check") => parse_check(args),
             #[cfg(feature = "cuda")]
             Some("tune") => parse_tune(args),
+            #[cfg(feature = "cuda")]
+            Some("devices") => match args.next()? {
+                None => Ok(Command::Devices),
+                Some(Short('h') | Long("help")) => Ok(Command::Print(help::DEVICES)),
+                Some(other) => Err(other.unexpected()),
+            },
             _ => Err(format!("unknown command '{}': run, inspect or bench was expected", name.to_string_lossy()).into()),
         },
         other => Err(other.unexpected()),

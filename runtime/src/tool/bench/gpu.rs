@@ -168,7 +168,7 @@ impl GpuBench {
             let share = row.time.as_secs_f64() / sum.as_secs_f64().max(1e-12);
             let (tflops, gb) = (row.tflops(), row.gb_per_s());
             let number = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.0}"));
-            let percent = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.0} %", x * 100.0));
+            let percent = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.0}%", x * 100.0));
             writeln!(
                 out,
                 "{:>6} {:>10.2} {:>6} {:>8} {:>8} {:>8} {:>7}  {}{}{}",
@@ -285,8 +285,8 @@ mod tests {
             "ceilings: copy 4000 GB/s, dense products in TFLOPS: i8 1000",
             "  not measured: product of bf16: no library",
             "3 launches added up: 400.0 µs, 1.000 of the replay's median",
-            "     2     200.00   50 %        -        -     2000    50 %  Binary QuantLift",
-            "     1     200.00   50 %     2000    200 %       10     0 %  SparseGemm i8, cuSPARSELt",
+            "     2     200.00    50%        -        -     2000     50%  Binary QuantLift",
+            "     1     200.00    50%     2000     200%       10      0%  SparseGemm i8, cuSPARSELt",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
