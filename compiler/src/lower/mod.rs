@@ -43,7 +43,8 @@ pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> R
 /// # Errors
 /// As [`lower`], of what the GPU's kernels cannot do.
 pub fn lower_cuda(graph: &Graph, lowered: &mut Lowered) -> Result<String, LowerErrors> {
-    let program = program(graph, &mut lowered.writer)?;
+    let mut program = program(graph, &mut lowered.writer)?;
+    cuda::order(&mut program);
     let Scheduled { launches, source } = cuda::schedule(&program).map_err(LowerErrors)?;
     lowered.manifest.cuda = Some(CudaPlan { program, launches, modules: Vec::new() });
     Ok(source)

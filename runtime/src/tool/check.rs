@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::ops::Range;
 
 use super::{Target, ToolError, random, symbols};
 use crate::cpu::eval;
@@ -12,8 +13,8 @@ use crate::dim::Bindings;
 use crate::dtype::DType;
 use crate::op::Op;
 use crate::op::elementwise::Cast;
-use crate::plan::manifest::Step;
-use crate::session::{Device, Session, SessionOptions, SparseForm};
+use crate::plan::manifest::{Program, Step, ValueId};
+use crate::session::{Device, Session, SessionOptions, SparseForm, StepTrace};
 use crate::tensor::{Tensor, TensorView};
 
 /// What to check.
@@ -27,8 +28,9 @@ pub struct CheckOptions {
     pub seed: u64,
     /// Sets of random inputs.
     pub rounds: usize,
-    /// Greatest relative error of a launch's f32 results; those of narrower floats may be 1000 times that, those of 8-bit float products
-    /// [`f8_limit`]. Integers must be equal.
+    /// Greatest relative error of a launch's f32 results; those of narrower floats, and what one launch computes by way of such, may be 1000
+    /// times that, those of 8-bit float products [`f8_limit`]. Integers must be equal; where one launch computes floats and quantizes them,
+    /// they must be what the CPU makes of its floats, or, where these do not come into memory, may be 500 times the limit off.
     pub limit: f64,
 }
 
@@ -49,7 +51,7 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
     let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.target.options.clone() };
     let cpu = Session::new(gpu.plan().clone(), Device::Cpu, reference)?;
     let shape = symbols::complete(&options.symbols, gpu.symbols())?;
-    let f8_limits = f8_limits(&gpu);
+    let launches = Launches::new(&gpu);
     let mut worst: BTreeMap<(&'static str, DType), Worst> = BTreeMap::new();
     let mut bad: BTreeMap<String, f64> = BTreeMap::new();
     let mut end_to_end: f64 = 0.0;
@@ -64,8 +66,10 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
         })?;
         let mut seen = BTreeSet::new();
         gpu.run_fed(&views, &|name| known.get(name).map(Tensor::view), &mut |step| {
+            let quantized = launches.quantized_again(&step);
             for value in step.values {
-                let Some(want) = known.get(value.name) else { continue };
+                let again = quantized.as_ref().and_then(|made| made.get(value.name));
+                let Some(want) = again.or_else(|| known.get(value.name)) else { continue };
                 seen.insert(value.name.to_owned());
                 let dtype = value.view.dtype;
                 let of_kind = worst.entry((step.op.name(), dtype)).or_default();
@@ -74,11 +78,7 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
                 of_kind.unequal += usize::from(unequal);
                 let rel = if unequal { relative_error(value.view, want.view()) } else { 0.0 };
                 of_kind.rel = worse(of_kind.rel, rel);
-                let limit = match dtype {
-                    DType::F32 | DType::F64 => options.limit.max(f8_limits.get(step.index).copied().unwrap_or(0.0)),
-                    DType::F16 | DType::Bf16 => options.limit * 1000.0,
-                    _ => 0.0,
-                };
+                let limit = if again.is_some() { 0.0 } else { launches.limit(step.index, dtype, options.limit) };
                 if rel.is_nan() || rel > limit {
                     let entry = bad.entry(format!("{} ({}): {}", step.name, step.op.name(), value.name)).or_default();
                     *entry = worse(*entry, rel);
@@ -117,16 +117,72 @@ pub fn f8_limit(k: usize) -> f64 {
     k.div_ceil(32) as f64 / f64::from(1 << 13)
 }
 
-/// [`f8_limit`] for the steps of the CUDA program that multiply 8-bit floats, 0 for all others.
-fn f8_limits(session: &Session) -> Vec<f64> {
-    let Some(cuda) = &session.plan().manifest().cuda else { return Vec::new() };
-    let limit = |step: &Step| {
+/// What the launches of a CUDA program do, by the position of each one's last step.
+struct Launches<'s> {
+    session: &'s Session,
+    /// The positions of the steps.
+    steps: BTreeMap<usize, Range<usize>>,
+}
+
+impl<'s> Launches<'s> {
+    fn new(session: &'s Session) -> Self {
+        let mut steps = BTreeMap::new();
+        let mut first = 0;
+        for launch in session.plan().manifest().cuda.iter().flat_map(|cuda| &cuda.launches) {
+            let range = first..first + launch.steps as usize;
+            first = range.end;
+            steps.insert(range.end.saturating_sub(1), range);
+        }
+        Launches { session, steps }
+    }
+
+    fn program(&self) -> Option<&'s Program> {
+        Some(&self.session.plan().manifest().cuda.as_ref()?.program)
+    }
+
+    fn of(&self, last: usize) -> &'s [Step] {
+        let steps = self.program().map_or(&[][..], |p| &p.steps);
+        self.steps.get(&last).and_then(|range| steps.get(range.clone())).unwrap_or_default()
+    }
+
+    fn dtype(&self, value: ValueId) -> Option<DType> {
+        Some(self.program()?.values.get(value.0 as usize)?.ty.dtype)
+    }
+
+    /// How far results of a type may be from the CPU's.
+    fn limit(&self, last: usize, dtype: DType, limit: f64) -> f64 {
+        let steps = self.of(last);
+        let narrow = |step: &Step| {
+            let results = step.outputs.iter().filter_map(|o| self.dtype(*o));
+            results.into_iter().any(|dtype| matches!(dtype, DType::F16 | DType::Bf16))
+        };
+        match dtype {
+            DType::F16 | DType::Bf16 => 1000.0 * limit,
+            DType::F32 | DType::F64 if steps.iter().any(narrow) => 1000.0 * limit,
+            DType::F32 | DType::F64 => steps.iter().map(|step| self.f8_limit(step)).fold(limit, f64::max),
+            DType::I8 | DType::F8e4m3 if steps.len() > 1 => 500.0 * limit,
+            _ => 0.0,
+        }
+    }
+
+    /// [`f8_limit`] for a step that multiplies 8-bit floats, 0 for all others.
+    fn f8_limit(&self, step: &Step) -> f64 {
         let product = matches!(step.op, Op::SparseGemm(_) | Op::DenseGemm(_));
-        let x = step.inputs.first().copied().flatten().and_then(|v| cuda.program.values.get(v.0 as usize));
+        let x = step.inputs.first().copied().flatten().and_then(|v| self.program()?.values.get(v.0 as usize));
         let k = x.filter(|x| product && x.ty.dtype == DType::F8e4m3).and_then(|x| x.ty.shape.last()?.as_usize());
         k.map_or(0.0, f8_limit)
-    };
-    cuda.program.steps.iter().map(limit).collect()
+    }
+
+    /// What the CPU quantizes to what the launch has left in memory, where it quantizes that in the same launch.
+    fn quantized_again(&self, trace: &StepTrace<'_>) -> Option<BTreeMap<String, Tensor>> {
+        let steps = self.of(trace.index);
+        let (last, program) = (steps.last().filter(|_| steps.len() > 1)?, self.program()?);
+        let (Op::QuantLift(op), Some(Some(x))) = (&last.op, last.inputs.first()) else { return None };
+        let name = |id: ValueId| &program.values[id.0 as usize].name;
+        let made = trace.values.iter().find(|v| v.name == *name(*x))?;
+        let results = eval(&op.clone().into(), &[Some(made.view)]).ok()?;
+        Some(last.outputs.iter().map(|o| name(*o).clone()).zip(results).collect())
+    }
 }
 
 fn worse(a: f64, b: f64) -> f64 {

@@ -7,12 +7,12 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::Binary;
-use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
+use sliderun::plan::manifest::{Program, Step, ValueId};
 use std::fmt::Write;
 
-use super::Readers;
 use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float, rows_of};
 use super::pointwise;
+use super::{Readers, root};
 
 /// The longest row that is held.
 const LONGEST: usize = 16 * 1024;
@@ -20,12 +20,19 @@ const LONGEST: usize = 16 * 1024;
 const SHARED_BYTES: usize = 47 * 1024;
 
 /// How many steps from one on are done by one kernel; `None` where there is nothing to gain.
-pub fn extent(program: &Program, first: usize) -> Option<usize> {
-    let rows = Rows::of(program, program.steps.get(first)?)?;
+pub fn extent(program: &Program, readers: &Readers, first: usize) -> Option<usize> {
+    let mut count = lead(program, readers, first);
     let mut held = Vec::new();
+    let rows = match count {
+        0 => Rows::of(program, program.steps.get(first)?)?,
+        _ => {
+            let root = &program.steps[first + count - 1];
+            held.push(root.outputs[0]);
+            Rows::of(program, root)?
+        }
+    };
     let mut whole_rows = false;
-    let mut count = 0;
-    for step in &program.steps[first..] {
+    for step in &program.steps[first + count..] {
         let joins = count == 0 || step.inputs.iter().flatten().any(|id| held.contains(&root(program, *id)));
         if !joins || !rows.supports(program, step, &held) {
             break;
@@ -40,17 +47,31 @@ pub fn extent(program: &Program, first: usize) -> Option<usize> {
     (whole_rows && count > 1).then_some(count)
 }
 
+/// How many steps from one on are calculated element by element to make the first row that is held; 0 where rows are read.
+fn lead(program: &Program, readers: &Readers, first: usize) -> usize {
+    let step = &program.steps[first];
+    let along = Rows::of(program, step).is_some_and(|rows| rows.supports(program, step, &[]));
+    if along || pointwise::supports(program, step).is_err() || step.outputs.len() != 1 {
+        return 0;
+    }
+    let count = super::fusible(program, readers, first);
+    let root = program.steps[first + count - 1].outputs[0];
+    if is_held_type(program.values[root.0 as usize].ty.dtype) { count } else { 0 }
+}
+
 /// The kernel of steps of which [`extent`] said that one kernel can do them; `first` is the first one's position.
 pub fn kernel(program: &Program, readers: &Readers, launch: usize, first: usize, steps: &[Step]) -> Generated {
-    let rows = Rows::of(program, &steps[0]).expect("extent has seen it");
+    let lead = lead(program, readers, first);
+    let rows = Rows::of(program, &steps[lead.saturating_sub(1)]).expect("extent has seen it");
     let tile = Tile::new(rows.length);
     let name = steps.last().map_or("", |s| s.op.name());
-    let mut writer = Writer {
-        b: KernelBuilder::new(program, launch, &format!("rows_{name}")),
-        rows: &rows,
-        held: Vec::new(),
-        body: String::new(),
-    };
+    let mut b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
+    let mut element = None;
+    if lead > 0 {
+        let (builder, body, value) = pointwise::element(b, &steps[..lead]);
+        (b, element) = (builder, Some((body, value)));
+    }
+    let mut writer = Writer { b, rows: &rows, held: Vec::new(), body: String::new() };
     let count = writer.b.long_extent(&rows.count);
     let Tile { threads, per_block, width } = tile;
     writer.line(&format!("using Row = slide::RegisterRow<slide::RowGroup<{threads}, {per_block}>, {}, {width}>;", rows.length));
@@ -58,26 +79,24 @@ pub fn kernel(program: &Program, readers: &Readers, launch: usize, first: usize,
     writer.line(&format!("const bool stores = Row::Group::row() < {count};"));
     writer.line(&format!("const long long row = stores ? Row::Group::row() : {count} - 1;"));
     let last = first + steps.len();
-    for (at, step) in steps.iter().enumerate() {
+    if let Some((body, value)) = element {
+        writer.first(&steps[lead - 1], &body, &value);
+    }
+    for (at, step) in steps.iter().enumerate().skip(lead.saturating_sub(1)) {
         match &step.op {
-            Op::QuantLift(op) => writer.quant_lift(step, op),
-            _ => {
-                writer.step(at, step);
-                if readers.beyond(step.outputs[0], first..last) {
-                    writer.store(at, step.outputs[0]);
-                }
+            Op::QuantLift(op) => {
+                writer.quant_lift(step, op);
+                continue;
             }
+            _ if at >= lead => writer.step(step),
+            _ => {}
+        }
+        if readers.beyond(step.outputs[0], first..last) {
+            writer.store(step.outputs[0]);
         }
     }
     let Writer { b, body, .. } = writer;
     b.finish(ceil_div(&rows.count, per_block), threads * per_block, 0, &body)
-}
-
-fn root(program: &Program, id: ValueId) -> ValueId {
-    match program.values[id.0 as usize].storage {
-        Storage::Alias(of) => of,
-        _ => id,
-    }
 }
 
 fn is_held_type(dtype: DType) -> bool {
@@ -253,9 +272,25 @@ impl Writer<'_> {
         }
     }
 
-    /// A step's row as `v` and its position.
-    fn step(&mut self, at: usize, step: &Step) {
-        let out = step.outputs[0];
+    /// The first row, whose element `i` is calculated by itself.
+    fn first(&mut self, step: &Step, body: &str, value: &str) {
+        let (out, length) = (step.outputs[0], self.rows.length);
+        let ty = element_type(self.b.ty(out).dtype);
+        self.line(&format!("Row v0({length}, nullptr);"));
+        self.line("v0.each([&](int, int first, float (&y)[WIDTH]) {");
+        self.line("#pragma unroll");
+        self.line("for (int j = 0; j < WIDTH; ++j) {");
+        self.line(&format!("const int i = static_cast<int>(row) * {length} + first + j;"));
+        self.body.push_str(body);
+        self.line(&format!("y[j] = slide::rounded<{ty}>({value});"));
+        self.line("}");
+        self.line("});");
+        self.held.push(out);
+    }
+
+    /// A step's row, as `v` and how many are held before it.
+    fn step(&mut self, step: &Step) {
+        let (at, out) = (self.held.len(), step.outputs[0]);
         let ty = self.b.ty(out).clone();
         let rounded = format!("slide::rounded<{}>", element_type(ty.dtype));
         if let Op::LayerNorm(_) | Op::RmsNorm(_) = step.op {
@@ -326,7 +361,9 @@ impl Writer<'_> {
         self.held.push(out);
     }
 
-    fn store(&mut self, at: usize, id: ValueId) {
+    /// Writes the row that was calculated last.
+    fn store(&mut self, id: ValueId) {
+        let at = self.held.len() - 1;
         let (to, ty) = (self.b.output(id), element_type(self.b.ty(id).dtype));
         let sink = format!("slide::MatrixSink<{ty}>{{{to}, {}}}", self.rows.length);
         self.line(&format!("if (stores) v{at}.each([&](int, int i, const float (&y)[WIDTH]) {{ {sink}.store(row, i, y); }});"));

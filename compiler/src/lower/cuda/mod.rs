@@ -9,6 +9,7 @@ mod attention;
 mod builder;
 mod chain;
 mod conv;
+mod order;
 mod pointwise;
 mod reduce;
 mod resize;
@@ -22,6 +23,7 @@ use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 
 use super::refusal::Refusal;
 use builder::Generated;
+pub use order::order;
 
 /// What the generated code includes.
 const HEADERS: [&str; 11] = [
@@ -59,7 +61,7 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     let mut at = 0;
     while let Some(step) = rest.first() {
         let position = scheduled.launches.len();
-        let (count, generated) = match chain::extent(program, at) {
+        let (count, generated) = match chain::extent(program, &readers, at) {
             Some(count) => (count, Ok(Some(chain::kernel(program, &readers, position, at, &rest[..count])))),
             None => {
                 let count = if reads_through(program, &readers, at) {
@@ -164,22 +166,28 @@ fn library_product(program: &Program, step: &Step) -> Result<(), String> {
 
 /// Who reads each value's elements.
 struct Readers {
-    /// By root: the steps, and `usize::MAX` for a graph output.
+    /// By root: the steps, in order, and [`Readers::OUTPUT`] for a graph output.
     steps: Vec<Vec<usize>>,
 }
 
 impl Readers {
+    /// In place of a step.
+    const OUTPUT: usize = usize::MAX;
+
     fn new(program: &Program) -> Self {
-        let root = |id: ValueId| match program.values[id.0 as usize].storage {
-            Storage::Alias(of) => of.0 as usize,
-            _ => id.0 as usize,
-        };
+        let root = |id: ValueId| root(program, id).0 as usize;
         let mut steps = vec![Vec::new(); program.values.len()];
         for (at, step) in program.steps.iter().enumerate() {
             step.inputs.iter().flatten().for_each(|id| steps[root(*id)].push(at));
         }
-        program.outputs.iter().for_each(|o| steps[root(o.value)].push(usize::MAX));
+        program.outputs.iter().for_each(|o| steps[root(o.value)].push(Readers::OUTPUT));
+        steps.iter_mut().for_each(Vec::dedup);
         Readers { steps }
+    }
+
+    /// Those of a value that a step computes.
+    fn of(&self, value: ValueId) -> &[usize] {
+        &self.steps[value.0 as usize]
     }
 
     /// Whether anything but these steps reads a value.
@@ -193,23 +201,32 @@ impl Readers {
     }
 }
 
-/// How many steps from this one on one kernel can do: each but the last is read by the next alone, element by element.
+/// The value that holds the elements of another.
+fn root(program: &Program, id: ValueId) -> ValueId {
+    match program.values[id.0 as usize].storage {
+        Storage::Alias(of) => of,
+        _ => id,
+    }
+}
+
+/// How many steps from this one on one kernel can do element by element: nobody else reads what all but the last compute, and they compute
+/// as many elements as the last, or what costs nothing to compute for each of its elements.
 fn fusible(program: &Program, readers: &Readers, first: usize) -> usize {
+    const MOST: usize = 16;
     let elements = |step: &Step| -> Dim { program.values[step.outputs[0].0 as usize].ty.elements() };
-    let mut end = first + 1;
-    while let Some(next) = program.steps.get(end) {
-        let last = &program.steps[end - 1];
-        let chained = last.outputs.len() == 1
-            && next.outputs.len() == 1
-            && readers.only(last, end)
-            && elements(last) == elements(next)
-            && pointwise::supports(program, next).is_ok();
-        if !chained {
+    let mut count = 1;
+    for end in first + 1..program.steps.len().min(first + MOST) {
+        let last = &program.steps[end];
+        if last.outputs.len() != 1 || program.steps[first].outputs.len() != 1 || pointwise::supports(program, last).is_err() {
             break;
         }
-        end += 1;
+        let inside = |step: &Step| readers.of(step.outputs[0]).iter().all(|r| (first..=end).contains(r));
+        let fits = |step: &Step| inside(step) && (elements(step) == elements(last) || pointwise::is_cheap(&step.op));
+        if program.steps[first..end].iter().all(fits) {
+            count = end + 1 - first;
+        }
     }
-    end - first
+    count
 }
 
 #[cfg(test)]

@@ -48,17 +48,37 @@ pub fn supports(program: &Program, step: &Step) -> Result<(), Unsupported> {
     }
 }
 
+/// Whether calculating a result's element anew each time that it is read costs no more than reading it.
+pub fn is_cheap(op: &Op) -> bool {
+    match op {
+        Op::Unary(f) => matches!(f, Unary::Neg | Unary::Abs | Unary::Relu | Unary::Not),
+        Op::Cast(_)
+        | Op::Clip(_)
+        | Op::Slice(_)
+        | Op::Expand(_)
+        | Op::Transpose(_)
+        | Op::Gather(_)
+        | Op::Extents(_)
+        | Op::Range(_) => true,
+        _ => false,
+    }
+}
+
+/// The body that calculates element `i` of what consecutive steps compute, of which only the last one's result is read by others, and what
+/// the element is, as an expression.
+pub fn element<'p>(builder: KernelBuilder<'p>, steps: &'p [Step]) -> (KernelBuilder<'p>, String, String) {
+    let mut writer = Writer::new(builder, steps);
+    let last = steps.last().expect("there is at least one step");
+    let shape = writer.builder.ty(last.outputs[0]).shape.clone();
+    let coordinates = writer.unravel("i", &shape);
+    let value = writer.eval(last, &coordinates);
+    (writer.builder, writer.body, value)
+}
+
 /// The kernel of consecutive steps, of which only the last one's results are read by others.
 pub fn kernel(program: &Program, launch: usize, steps: &[Step]) -> Generated {
     let last = steps.last().expect("a launch does at least one step");
-    let mut writer = Writer {
-        builder: KernelBuilder::new(program, launch, last.op.name()),
-        steps,
-        producers: steps.iter().enumerate().flat_map(|(i, s)| s.outputs.iter().map(move |o| (*o, i))).collect(),
-        body: String::new(),
-        known: HashMap::new(),
-        temporaries: 0,
-    };
+    let mut writer = Writer::new(KernelBuilder::new(program, launch, last.op.name()), steps);
     let (shape, many) = match &last.op {
         // Each thread takes an element of what is split to where it belongs.
         Op::Split(_) => (writer.builder.ty(last.inputs[0].expect("Split has an operand")).shape.clone(), true),
@@ -92,7 +112,12 @@ pub(super) struct Writer<'p> {
     temporaries: usize,
 }
 
-impl Writer<'_> {
+impl<'p> Writer<'p> {
+    fn new(builder: KernelBuilder<'p>, steps: &'p [Step]) -> Self {
+        let producers = steps.iter().enumerate().flat_map(|(i, s)| s.outputs.iter().map(move |o| (*o, i))).collect();
+        Writer { builder, steps, producers, body: String::new(), known: HashMap::new(), temporaries: 0 }
+    }
+
     pub(super) fn line(&mut self, text: &str) {
         writeln!(self.body, "    {text}").expect("text takes any text");
     }

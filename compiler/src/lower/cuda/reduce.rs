@@ -9,6 +9,8 @@ use super::builder::{Generated, KernelBuilder, ceil_div, element_type};
 
 /// Threads of a block.
 const THREADS: usize = 128;
+/// Where each warp takes every so-manieth element of the columns: there may be few columns, and waiting for elements is most of the work.
+const COLUMN_THREADS: usize = 512;
 
 /// The kernel of a Reduce step.
 ///
@@ -37,21 +39,22 @@ pub fn kernel(program: &Program, launch: usize, step: &Step, op: &Reduce) -> Res
     let sink = format!("slide::ReduceSink<{c}, {reduction}::Result>{{{to}}}");
     let axis_text = b.extent(&axis);
     let source = |stride: &str| format!("slide::ReduceSource<{c}, {value}>{{{from}, {stride}}}");
-    let (call, blocks) = if inner.is_one() {
+    let (call, blocks, threads) = if inner.is_one() {
         let outer_text = b.long_extent(&outer);
         let group = format!("slide::RowGroup<{THREADS}, 1>");
         (
             format!("slide::reduce_rows<{group}, {reduction}, 1>({}, {sink}, {outer_text}, {axis_text});", source(&axis_text)),
             outer,
+            THREADS,
         )
     } else {
         let inner_text = b.extent(&inner);
-        let warps = THREADS / 32;
+        let warps = COLUMN_THREADS / 32;
         let call = format!(
             "slide::reduce_columns<{warps}, {reduction}, 1>({}, {sink}, {axis_text}, {inner_text});",
             source(&inner_text)
         );
-        (call, outer * ceil_div(&inner, 32))
+        (call, outer * ceil_div(&inner, 32), COLUMN_THREADS)
     };
-    Ok(b.finish(blocks, THREADS, 0, &format!("    {call}\n")))
+    Ok(b.finish(blocks, threads, 0, &format!("    {call}\n")))
 }
