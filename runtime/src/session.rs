@@ -10,13 +10,18 @@ mod device;
 mod error;
 mod execute;
 mod inputs;
+#[cfg(feature = "cuda")]
+mod on_cuda;
 mod program;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{CacheFolder, CudaOptions, CudaReport, LaunchTime, LaunchWork, ProductChoice, Tuning, WeightCounts};
+pub use cuda::{
+    CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice, Tuning,
+    UnknownTuning, WeightCounts,
+};
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;
 
@@ -108,7 +113,8 @@ pub struct ArenaSize {
     pub lower_bound: usize,
 }
 
-/// A plan made ready for a device. Clones share everything; runs may overlap.
+/// A plan made ready for a device. Clones share everything. Runs may overlap on the CPU; on a GPU those of one session follow each other on
+/// its stream, and sessions that [share](Session::share) their weights run side by side.
 #[derive(Clone)]
 pub struct Session {
     backend: Backend,
@@ -118,14 +124,7 @@ pub struct Session {
 enum Backend {
     Cpu(Arc<Cpu>),
     #[cfg(feature = "cuda")]
-    Cuda(Arc<Cuda>),
-}
-
-#[cfg(feature = "cuda")]
-struct Cuda {
-    gpu: cuda::Gpu,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
+    Cuda(Arc<cuda::Runner>),
 }
 
 struct Cpu {
@@ -141,6 +140,8 @@ struct Cpu {
 const _: () = {
     const fn shareable<T: Send + Sync>() {}
     shareable::<Session>();
+    #[cfg(feature = "cuda")]
+    shareable::<PendingRun>();
 };
 
 impl Session {
@@ -151,9 +152,8 @@ impl Session {
     pub fn new(plan: Arc<Plan>, device: Device, options: SessionOptions) -> Result<Session, SessionError> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(ordinal) = device {
-            let gpu = cuda::Gpu::new(plan, ordinal, &options.cuda)?;
-            let (inputs, outputs) = (gpu.inputs(), gpu.outputs());
-            return Ok(Session { backend: Backend::Cuda(Arc::new(Cuda { gpu, inputs, outputs })) });
+            let runner = cuda::Runner::load(plan, ordinal, &options)?;
+            return Ok(Session { backend: Backend::Cuda(Arc::new(runner)) });
         }
         #[cfg(not(feature = "cuda"))]
         if let Device::Cuda(_) = device {
@@ -190,7 +190,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.program.plan,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.gpu.plan(),
+            Backend::Cuda(cuda) => cuda.gpu().plan(),
         }
     }
 
@@ -199,7 +199,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.inputs,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => &cuda.inputs,
+            Backend::Cuda(cuda) => &cuda.gpu().inputs,
         }
     }
 
@@ -208,7 +208,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.outputs,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => &cuda.outputs,
+            Backend::Cuda(cuda) => &cuda.gpu().outputs,
         }
     }
 
@@ -234,7 +234,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => cpu.execute(inputs, None),
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.gpu.run(inputs),
+            Backend::Cuda(cuda) => cuda.run(inputs),
         }
     }
 
@@ -250,58 +250,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => cpu.execute(inputs, Some(trace)),
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.gpu.run_traced(inputs, None, trace),
-        }
-    }
-
-    /// As [`Session::run_traced`] on a GPU, but each launch reads, where `feed` has a value of that name, this and not what was computed before:
-    /// what each launch by itself makes of given operands. Outputs are poisoned before each launch.
-    ///
-    /// # Errors
-    /// As [`Session::run`]; a session on the CPU, which has no launches.
-    #[cfg(feature = "cuda")]
-    pub fn run_fed<'f>(
-        &self,
-        inputs: &[(&str, TensorView<'_>)],
-        feed: &'f dyn Fn(&str) -> Option<TensorView<'f>>,
-        trace: &mut dyn FnMut(StepTrace<'_>),
-    ) -> Result<Vec<(String, Tensor)>, SessionError> {
-        match &self.backend {
-            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
-            Backend::Cuda(cuda) => cuda.gpu.run_traced(inputs, Some(feed), trace),
-        }
-    }
-
-    /// Times of `times` replays of the graph on a GPU, from device memory to device memory, by its own clock.
-    ///
-    /// # Errors
-    /// As [`Session::run`]; a session on the CPU.
-    #[cfg(feature = "cuda")]
-    pub fn replay_times(&self, inputs: &[(&str, TensorView<'_>)], times: usize) -> Result<Vec<Duration>, SessionError> {
-        match &self.backend {
-            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
-            Backend::Cuda(cuda) => cuda.gpu.time(inputs, times),
-        }
-    }
-
-    /// The time of each launch on a GPU by itself, on what the launches before it make of the inputs.
-    ///
-    /// # Errors
-    /// As [`Session::run`]; a session on the CPU.
-    #[cfg(feature = "cuda")]
-    pub fn launch_times(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
-        match &self.backend {
-            Backend::Cpu(_) => Err(SessionError::NotOnCuda),
-            Backend::Cuda(cuda) => cuda.gpu.launch_times(inputs),
-        }
-    }
-
-    /// What the session has loaded, chosen and made so far, on a GPU; nothing on the CPU.
-    #[cfg(feature = "cuda")]
-    pub fn cuda_report(&self) -> CudaReport {
-        match &self.backend {
-            Backend::Cpu(_) => CudaReport::default(),
-            Backend::Cuda(cuda) => cuda.gpu.report(),
+            Backend::Cuda(cuda) => cuda.run_traced(inputs, None, trace),
         }
     }
 
@@ -319,7 +268,7 @@ impl Session {
             }
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => {
-                let (bytes, lower_bound) = cuda.gpu.arena(&shapes)?;
+                let (bytes, lower_bound) = cuda.arena(&shapes)?;
                 Ok(ArenaSize { bytes, lower_bound })
             }
         }

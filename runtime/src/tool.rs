@@ -7,6 +7,8 @@ pub mod bench;
 #[cfg(feature = "cuda")]
 pub mod check;
 #[cfg(feature = "cuda")]
+pub mod churn;
+#[cfg(feature = "cuda")]
 pub mod devices;
 #[cfg(feature = "cuda")]
 pub mod gpu;
@@ -47,6 +49,8 @@ pub enum ToolError {
     MissingInputs(String),
     #[error("{count} of the launches' results differ from the CPU's by more than the limit")]
     Differs { count: usize },
+    #[error("not flat: {0}")]
+    Grown(String),
     #[error("there is no place to keep what is found: set SLIDERUN_CACHE to a folder, or HOME")]
     NoCache,
     #[error("two outputs would be written to {}", .0.display())]

@@ -10,6 +10,7 @@ Commands:
   inspect   Show what a plan says of itself
   bench     Measure a plan's latency
   check     Compare a GPU's results with the CPU's, launch by launch
+  churn     Run many shapes on a GPU, and see that nothing grows
   tune      Find and keep the fastest algorithms of a plan's products on a GPU
   devices   List GPUs and NVIDIA's libraries, or what is missing
 
@@ -73,10 +74,27 @@ Example:
 ";
 
 #[cfg(feature = "cuda")]
+pub const CHURN: &str = "\
+Run a plan on a GPU many times over many shapes, and fail when device memory, the host's
+memory or the number of the libraries' plans grows after a warm-up, or a result changes
+
+Usage: sliderun churn PLAN [OPTIONS]
+
+  --largest batch=8,seq=128  The largest extents (default: 16 each)
+  --runs N                   Runs (default 10000)
+  --shapes N                 Different shapes (default 200)
+  --seed N                   What shapes and inputs start from (default 0)
+  --device cuda[:N]          The GPU (default cuda)
+
+Example:
+  sliderun churn model.slide --largest batch=8,seq=128
+";
+
+#[cfg(feature = "cuda")]
 pub const TUNE: &str = "\
 Try all algorithms that NVIDIA's libraries have for a plan's matrix products, and keep the
 fastest, in SLIDERUN_CACHE or ~/.cache/sliderun, for later sessions on such a GPU. Without,
-a session tries them for a tenth of a second each when it first needs a product
+a session tries them for a fifth of a second each when it first needs a product
 
 Usage: sliderun tune PLAN [OPTIONS]
 
@@ -109,6 +127,8 @@ Usage: sliderun bench PLAN [OPTIONS]
   --steps                  Also tell the time of each step, on a GPU of each launch
   --seed N                 What random inputs start from (default 0)
   --device cpu|cuda[:N]    Where to run (default cpu)
+  --tuning HOW             On a GPU, how products are chosen: off, remembered, quick (default) or
+                           exhaustive
   --threads N              Threads to use (default: as many as there are processors)
   --json                   Print JSON
 

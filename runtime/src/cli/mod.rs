@@ -12,6 +12,8 @@ use lexopt::prelude::*;
 use sliderun::tool::bench::{BenchOptions, bench};
 #[cfg(feature = "cuda")]
 use sliderun::tool::check::{CheckOptions, check};
+#[cfg(feature = "cuda")]
+use sliderun::tool::churn::{ChurnOptions, churn};
 use sliderun::tool::inspect::{InspectOptions, inspect};
 use sliderun::tool::run::{RunOptions, run};
 #[cfg(feature = "cuda")]
@@ -28,6 +30,8 @@ enum Command {
     Bench(BenchOptions),
     #[cfg(feature = "cuda")]
     Check(CheckOptions),
+    #[cfg(feature = "cuda")]
+    Churn(ChurnOptions),
     #[cfg(feature = "cuda")]
     Tune(TuneOptions),
     #[cfg(feature = "cuda")]
@@ -51,6 +55,8 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Check(options) => check(options, &mut out),
+        #[cfg(feature = "cuda")]
+        Command::Churn(options) => churn(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Tune(options) => tune(options, &mut out),
         #[cfg(feature = "cuda")]
@@ -83,6 +89,8 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("bench") => parse_bench(args),
             #[cfg(feature = "cuda")]
             Some("check") => parse_check(args),
+            #[cfg(feature = "cuda")]
+            Some("churn") => parse_churn(args),
             #[cfg(feature = "cuda")]
             Some("tune") => parse_tune(args),
             #[cfg(feature = "cuda")]
@@ -173,6 +181,26 @@ fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
 }
 
 #[cfg(feature = "cuda")]
+fn parse_churn(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut options, mut plan) = (ChurnOptions { runs: 10_000, shapes: 200, ..ChurnOptions::default() }, PlanFile::default());
+    options.target.device = sliderun::session::Device::Cuda(0);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::CHURN)),
+            Long("largest") => options.largest.extend(args.value()?.parse_with(symbols::parse)?),
+            Long("runs") => options.runs = args.value()?.parse()?,
+            Long("shapes") => options.shapes = args.value()?.parse()?,
+            Long("seed") => options.seed = args.value()?.parse()?,
+            Long("device") => options.target.device = args.value()?.parse()?,
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.target.plan = plan.get()?;
+    Ok(Command::Churn(options))
+}
+
+#[cfg(feature = "cuda")]
 fn parse_tune(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
     let (mut options, mut plan) = (TuneOptions::default(), PlanFile::default());
     options.target.device = sliderun::session::Device::Cuda(0);
@@ -199,6 +227,8 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("iterations") => options.iterations = Some(args.value()?.parse()?),
             Long("duration") => options.duration = Some(args.value()?.parse_with(parse_seconds)?),
             Long("operators") => options.operators = true,
+            #[cfg(feature = "cuda")]
+            Long("tuning") => options.target.options.cuda.tuning = args.value()?.parse()?,
             Long("steps") => options.steps = true,
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 
 pub use context::{Context, Current};
 pub use graph::{Graph, GraphExec};
-pub use memory::{DeviceBuffer, DeviceSlice, PinnedBuffer};
+pub use memory::{ALIGNMENT, DeviceAllocator, DeviceBuffer, DeviceSlice, PinnedBuffer};
 pub use module::{Args, Function, LaunchShape, Module};
 pub use stream::{Event, Stream};
 

@@ -21,6 +21,8 @@ pub enum CudaError {
          Smaller batches or sequences need less, or another process holds it (nvidia-smi shows who)"
     )]
     OutOfMemory { ordinal: usize, requested: usize, free: usize, total: usize },
+    #[error("the caller's allocator has no {requested} bytes of device memory on cuda:{ordinal}")]
+    Allocator { ordinal: usize, requested: usize },
     #[error("{bytes} bytes of page-locked host memory cannot be had: {reason}")]
     PinnedMemory { bytes: usize, reason: String },
     #[error("{what}: bytes {start}..{end} are outside a range of {len} bytes")]

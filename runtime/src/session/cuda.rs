@@ -1,6 +1,6 @@
 //! A plan's CUDA program made ready for a GPU: modules loaded, constants uploaded, sparse weights compressed.
 //!
-//! Runs of one session follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`], and how
+//! Sessions that share this each have a [`runner`], whose runs follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`], and how
 //! they do, in [`plans`].
 //!
 //! Must not know: how kernels are written.
@@ -8,19 +8,22 @@
 mod bound;
 mod measure;
 mod options;
+mod pending;
 mod plans;
 mod products;
 mod report;
 mod run;
+mod runner;
+mod staging;
 mod weights;
 
 pub use measure::{LaunchTime, LaunchWork};
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::program::{Program, Source, index};
+use super::program::{Program, Source, index, step_error};
 use super::{Port, SessionError};
 use crate::cuda::CudaError;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
@@ -28,12 +31,14 @@ use crate::op::Op;
 use crate::plan::cuda::{Argument, Launch, Work};
 use crate::plan::manifest::Step;
 use crate::plan::{Architecture, Plan};
-use bound::BoundCache;
-pub use options::{CacheFolder, CudaOptions, Tuning};
+use crate::tensor::TensorView;
+pub use options::{CacheFolder, CallerStream, CudaOptions, Tuning, UnknownTuning};
+pub use pending::{DeviceTensor, PendingRun};
 use plans::Plans;
 pub use plans::ProductChoice;
 use products::Product;
 pub use report::{CudaReport, WeightCounts};
+pub use runner::Runner;
 
 /// A launch and what its steps are.
 struct Loaded {
@@ -51,7 +56,7 @@ enum LoadedWork {
 }
 
 /// See the module documentation.
-pub(super) struct Gpu {
+pub struct Gpu {
     program: Program,
     context: Context,
     launches: Vec<Loaded>,
@@ -60,15 +65,8 @@ pub(super) struct Gpu {
     plans: Plans,
     /// Where the time of loading went.
     load: Vec<(&'static str, Duration)>,
-    state: Mutex<State>,
-}
-
-/// What runs change.
-struct State {
-    stream: Stream,
-    bound: BoundCache,
-    /// Where kernels note faults in data.
-    fault: DeviceBuffer,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
 }
 
 impl Gpu {
@@ -81,7 +79,10 @@ impl Gpu {
         let cuda = plan.manifest().cuda.clone().ok_or(SessionError::NotForCuda)?;
         // What the machine lacks is said before what the plan lacks.
         Driver::get()?;
-        let context = Context::new(ordinal)?;
+        let mut context = Context::new(ordinal)?;
+        if let Some(allocator) = &options.allocator {
+            context = context.with_allocator(allocator.clone());
+        }
         let (major, minor) = context.device().capability;
         let available = cuda.modules.iter().map(|m| m.architecture);
         let Some(architecture) = Architecture::best_for(major, minor, available.clone()) else {
@@ -116,22 +117,37 @@ impl Gpu {
         laps.end("products");
         let constants = upload_constants(&program, &launches, &stream)?;
         laps.end("constants");
-        let fault = DeviceBuffer::new(&context, 4)?;
-        let state = Mutex::new(State { stream, bound: BoundCache::default(), fault });
-        Ok(Gpu { program, context, launches, constants, plans, load: laps.laps, state })
-    }
-
-    pub fn inputs(&self) -> Vec<Port> {
-        self.program.inputs.iter().map(|&v| self.program.port(v)).collect()
-    }
-
-    pub fn outputs(&self) -> Vec<Port> {
-        let port = |(name, v): &(String, usize)| Port { name: name.clone(), ty: self.program.values[*v].ty.clone() };
-        self.program.outputs.iter().map(port).collect()
+        let inputs = program.inputs.iter().map(|&v| program.port(v)).collect();
+        let port = |(name, v): &(String, usize)| Port { name: name.clone(), ty: program.values[*v].ty.clone() };
+        let outputs = program.outputs.iter().map(port).collect();
+        Ok(Gpu { program, context, launches, constants, plans, load: laps.laps, inputs, outputs })
     }
 
     pub fn plan(&self) -> &Arc<Plan> {
         &self.program.plan
+    }
+
+    /// What the word in which kernels note faults says.
+    fn check_fault(&self, word: u32) -> Result<(), SessionError> {
+        match (word as usize).checked_sub(1).and_then(|at| self.launches.get(at)) {
+            Some(loaded) => Err(step_error(&self.program.steps[loaded.steps.end - 1], "an index is out of range")),
+            None => Ok(()),
+        }
+    }
+
+    /// A value that no step computes: as the caller gave it, when that is on the host, or as it is in the plan.
+    fn never_computed<'a>(
+        &'a self,
+        value: usize,
+        shape: &'a [usize],
+        given: &[TensorView<'a>],
+    ) -> Result<Option<TensorView<'a>>, SessionError> {
+        let v = &self.program.values[value];
+        match self.program.values[v.root].source {
+            Source::Input(position) => Ok(given.get(position).map(|g| TensorView { dtype: v.ty.dtype, shape, data: g.data })),
+            Source::Computed(_) => Ok(None),
+            _ => Ok(self.program.constant(value, shape)?),
+        }
     }
 
     pub fn report(&self) -> CudaReport {

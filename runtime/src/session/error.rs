@@ -38,6 +38,10 @@ pub enum SessionError {
     InputType { name: String, expected: TensorType, given: TensorType },
     #[error("{name}: {given} needs {expected} bytes, aligned to its element type; {actual} bytes were given")]
     InputData { name: String, given: TensorType, expected: usize, actual: usize },
+    #[error("the plan has no output '{name}': its outputs are {known}")]
+    UnknownOutput { name: String, known: String },
+    #[error("{name}: {pointer:#x} is no address in device memory of elements that are aligned to {alignment} bytes")]
+    DeviceAddress { name: String, pointer: u64, alignment: usize },
     #[error("{name}: the axis {expression} must be {expected} here, {given} given")]
     InputExtent { name: String, expression: String, expected: i64, given: usize },
     #[error("{symbol} is {first} by input '{first_input}' but {second} by input '{second_input}'")]

@@ -4,41 +4,59 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Port, SessionError};
 use crate::dim::{Bindings, Dim};
+use crate::dtype::DType;
 use crate::op::TensorType;
 use crate::plan::manifest::SymbolRange;
 use crate::tensor::{TensorView, checked_elements, no_bytes};
 
 /// The given tensors in the plan's order, their names, element types, ranks and lengths checked.
 pub(super) fn arrange<'a>(ports: &[Port], given: &[(&str, TensorView<'a>)]) -> Result<Vec<TensorView<'a>>, SessionError> {
+    let mut arranged = arrange_by_name(ports, given, check)?;
+    // Empty data may point anywhere; kernels cast it like any other.
+    arranged.iter_mut().filter(|view| view.data.is_empty()).for_each(|view| view.data = no_bytes());
+    Ok(arranged)
+}
+
+/// What is given for each input in the plan's order, each checked.
+pub(super) fn arrange_by_name<T: Copy>(
+    ports: &[Port],
+    given: &[(&str, T)],
+    check: impl Fn(&Port, &T) -> Result<(), SessionError>,
+) -> Result<Vec<T>, SessionError> {
     let known = || ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
-    let mut found: Vec<Option<TensorView<'a>>> = vec![None; ports.len()];
-    for (name, view) in given {
+    let mut found: Vec<Option<T>> = vec![None; ports.len()];
+    for (name, tensor) in given {
         let Some(i) = ports.iter().position(|p| p.name == *name) else {
             return Err(SessionError::UnknownInput { name: (*name).to_owned(), known: known() });
         };
-        check(&ports[i], view)?;
-        // Empty data may point anywhere; kernels cast it like any other.
-        let data = if view.data.is_empty() { no_bytes() } else { view.data };
-        if found[i].replace(TensorView { data, ..*view }).is_some() {
+        check(&ports[i], tensor)?;
+        if found[i].replace(*tensor).is_some() {
             return Err(SessionError::DuplicateInput { name: (*name).to_owned(), known: known() });
         }
     }
     let missing = |p: &Port| SessionError::MissingInput { name: p.name.clone(), known: known() };
-    found.into_iter().zip(ports).map(|(view, port)| view.ok_or_else(|| missing(port))).collect()
+    found.into_iter().zip(ports).map(|(tensor, port)| tensor.ok_or_else(|| missing(port))).collect()
+}
+
+/// Whether element type, rank and fixed extents are the input's.
+pub(super) fn check_type(port: &Port, dtype: DType, shape: &[usize]) -> Result<(), SessionError> {
+    let fits = |(d, &n): (&Dim, &usize)| d.as_const().is_none() || d.as_usize() == Some(n);
+    if dtype != port.ty.dtype || shape.len() != port.ty.rank() || !port.ty.shape.iter().zip(shape).all(fits) {
+        let given = TensorType::new(dtype, shape.iter().copied());
+        return Err(SessionError::InputType { name: port.name.clone(), expected: port.ty.clone(), given });
+    }
+    Ok(())
 }
 
 fn check(port: &Port, view: &TensorView<'_>) -> Result<(), SessionError> {
-    let given = || TensorType::new(view.dtype, view.shape.iter().copied());
-    let fits = |(d, &n): (&Dim, &usize)| d.as_const().is_none() || d.as_usize() == Some(n);
-    if view.dtype != port.ty.dtype || view.shape.len() != port.ty.rank() || !port.ty.shape.iter().zip(view.shape).all(fits) {
-        return Err(SessionError::InputType { name: port.name.clone(), expected: port.ty.clone(), given: given() });
-    }
+    check_type(port, view.dtype, view.shape)?;
     let expected = checked_elements(view.shape).and_then(|n| n.checked_mul(view.dtype.size()));
     // No element type is aligned to more than its size.
     let aligned = view.data.is_empty() || view.data.as_ptr().addr().is_multiple_of(view.dtype.size());
     if expected != Some(view.data.len()) || !aligned {
         let (expected, actual) = (expected.unwrap_or(usize::MAX), view.data.len());
-        return Err(SessionError::InputData { name: port.name.clone(), given: given(), expected, actual });
+        let given = TensorType::new(view.dtype, view.shape.iter().copied());
+        return Err(SessionError::InputData { name: port.name.clone(), given, expected, actual });
     }
     Ok(())
 }

@@ -9,10 +9,10 @@ use crate::session::{Port, SessionError};
 use crate::tensor::Tensor;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-struct Generator(u64);
+pub(super) struct Generator(pub u64);
 
 impl Generator {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

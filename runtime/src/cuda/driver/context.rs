@@ -6,11 +6,15 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::ffi::{CUcontext, CUdevice};
+use super::memory::DeviceAllocator;
 use super::{CudaError, DeviceInfo, Driver, call};
 
 /// The primary context of a device, retained as long as a clone of this lives. Any thread may use it.
 #[derive(Clone)]
-pub struct Context(Arc<Primary>);
+pub struct Context {
+    primary: Arc<Primary>,
+    allocator: Option<Arc<dyn DeviceAllocator>>,
+}
 
 struct Primary {
     driver: &'static Driver,
@@ -42,12 +46,22 @@ impl Context {
         let mut handle = ptr::null_mut();
         // SAFETY: a valid device and a place for the result.
         unsafe { call!(driver, cuDevicePrimaryCtxRetain(&mut handle, device))? };
-        Ok(Context(Arc::new(Primary { driver, device, handle, info })))
+        Ok(Context { primary: Arc::new(Primary { driver, device, handle, info }), allocator: None })
+    }
+
+    /// The same context, whose [`DeviceBuffer`](super::DeviceBuffer)s come from this allocator, those of clones too.
+    #[must_use]
+    pub fn with_allocator(self, allocator: Arc<dyn DeviceAllocator>) -> Context {
+        Context { allocator: Some(allocator), ..self }
+    }
+
+    pub(super) fn allocator(&self) -> Option<&Arc<dyn DeviceAllocator>> {
+        self.allocator.as_ref()
     }
 
     /// The device.
     pub fn device(&self) -> &DeviceInfo {
-        &self.0.info
+        &self.primary.info
     }
 
     /// Makes the context current on this thread until the guard is dropped; nothing happens when it is current already. Whatever
@@ -56,14 +70,14 @@ impl Context {
     /// # Errors
     /// A failing driver.
     pub fn enter(&self) -> Result<Current<'_>, CudaError> {
-        let driver = self.0.driver;
+        let driver = self.primary.driver;
         let mut current = ptr::null_mut();
         // SAFETY: a place for the result; the context is retained.
         unsafe {
             call!(driver, cuCtxGetCurrent(&mut current))?;
-            let pushed = current != self.0.handle;
+            let pushed = current != self.primary.handle;
             if pushed {
-                call!(driver, cuCtxPushCurrent_v2(self.0.handle))?;
+                call!(driver, cuCtxPushCurrent_v2(self.primary.handle))?;
             }
             Ok(Current { context: self, pushed, _this_thread: PhantomData })
         }
@@ -93,13 +107,13 @@ impl Context {
 
     /// Whether both are the same device's.
     pub fn is(&self, other: &Context) -> bool {
-        self.0.handle == other.0.handle
+        self.primary.handle == other.primary.handle
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Context(cuda:{})", self.0.info.ordinal)
+        write!(f, "Context(cuda:{})", self.primary.info.ordinal)
     }
 }
 
@@ -113,7 +127,7 @@ pub struct Current<'a> {
 
 impl Current<'_> {
     pub(super) fn driver(&self) -> &'static Driver {
-        self.context.0.driver
+        self.context.primary.driver
     }
 }
 

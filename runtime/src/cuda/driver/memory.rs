@@ -1,6 +1,7 @@
 //! Memory: on the device, and page-locked on the host.
 
 use std::ffi::c_void;
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
@@ -146,7 +147,23 @@ fn same_length(what: &'static str, to: usize, from: usize) -> Result<(), CudaErr
     if to == from { Ok(()) } else { Err(CudaError::Range { what, start: 0, end: from, len: to }) }
 }
 
-/// Device memory of one's own, aligned to 256 bytes. Freeing it waits until the device no longer uses it.
+/// What gives and takes back device memory in the driver's place: a caller's pool.
+///
+/// # Safety
+/// What [`DeviceAllocator::allocate`] gives is device memory of the context that it is used with, as large as was asked for, aligned to
+/// [`ALIGNMENT`] bytes and nobody else's until it is taken back.
+pub unsafe trait DeviceAllocator: fmt::Debug + Send + Sync {
+    /// The address of so many bytes, more than 0; none when there are not so many.
+    fn allocate(&self, bytes: usize) -> Option<u64>;
+
+    /// Takes back what [`DeviceAllocator::allocate`] gave for so many bytes. The device no longer uses it.
+    fn free(&self, pointer: u64, bytes: usize);
+}
+
+/// What device memory that is allocated is aligned to, in bytes.
+pub const ALIGNMENT: usize = 256;
+
+/// Device memory of one's own, aligned to [`ALIGNMENT`] bytes. Freeing it waits until the device no longer uses it.
 #[derive(Debug)]
 pub struct DeviceBuffer {
     context: Context,
@@ -161,7 +178,10 @@ impl DeviceBuffer {
     /// [`CudaError::OutOfMemory`] with what was asked for and what there is, or a failing driver.
     pub fn new(context: &Context, len: usize) -> Result<DeviceBuffer, CudaError> {
         let mut pointer = 0;
-        if len > 0 {
+        if let (true, Some(allocator)) = (len > 0, context.allocator()) {
+            let ordinal = context.device().ordinal;
+            pointer = allocator.allocate(len).ok_or(CudaError::Allocator { ordinal, requested: len })?;
+        } else if len > 0 {
             let current = context.enter()?;
             // SAFETY: a place for the result.
             match unsafe { (current.driver().api.cuMemAlloc_v2)(&mut pointer, len) } {
@@ -208,7 +228,15 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        if let (true, Ok(current)) = (self.len > 0, self.context.enter()) {
+        if self.len == 0 {
+            return;
+        }
+        if let Some(allocator) = self.context.allocator() {
+            // What cannot be waited for cannot be given back.
+            if self.context.synchronize().is_ok() {
+                allocator.free(self.pointer, self.len);
+            }
+        } else if let Ok(current) = self.context.enter() {
             // SAFETY: allocated in `new`; cuMemFree waits for the device.
             let _ = unsafe { (current.driver().api.cuMemFree_v2)(self.pointer) };
         }

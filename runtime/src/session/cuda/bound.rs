@@ -26,10 +26,10 @@ pub struct Bound {
     pub layout: Layout,
     offsets: BTreeMap<usize, usize>,
     launches: Vec<Bindable>,
-    /// Kept since the graph holds its address; shapes share it while it is large enough.
+    /// Kept since the graph holds its address; all shapes share it.
     arena: Arc<DeviceBuffer>,
     workspace: Arc<DeviceBuffer>,
-    pub graph: Option<GraphExec>,
+    graph: Option<GraphExec>,
 }
 
 enum Bindable {
@@ -50,43 +50,55 @@ impl BoundCache {
     pub fn get(
         &mut self,
         shapes: &[&[usize]],
-        make: impl FnOnce(&mut Shared<'_>) -> Result<Bound, SessionError>,
+        make: impl FnOnce(&mut BoundCache) -> Result<Bound, SessionError>,
     ) -> Result<&mut Bound, SessionError> {
-        let at = self.entries.iter().position(|(key, _)| key.iter().map(Vec::as_slice).eq(shapes.iter().copied()));
+        let at = self.entries.iter().rposition(|(key, _)| key.iter().map(Vec::as_slice).eq(shapes.iter().copied()));
         let entry = match at {
             Some(at) => self.entries.remove(at),
             None => {
                 if self.entries.len() == MAX_BOUND {
                     self.entries.remove(0);
                 }
-                let bound = make(&mut Shared { arena: &mut self.arena, workspace: &mut self.workspace })?;
+                let bound = make(self)?;
                 (shapes.iter().map(|s| s.to_vec()).collect(), bound)
             }
         };
         self.entries.push(entry);
         Ok(&mut self.entries.last_mut().expect("just pushed").1)
     }
-}
 
-/// Memory that shapes share. Larger memory takes its place where it is too small; what was made ready before keeps the old.
-pub struct Shared<'a> {
-    arena: &'a mut Option<Arc<DeviceBuffer>>,
-    workspace: &'a mut Option<Arc<DeviceBuffer>>,
-}
-
-fn at_least(gpu: &Gpu, place: &mut Option<Arc<DeviceBuffer>>, bytes: usize) -> Result<Arc<DeviceBuffer>, SessionError> {
-    match place {
-        Some(buffer) if buffer.len() >= bytes => Ok(buffer.clone()),
-        _ => {
-            let buffer = Arc::new(DeviceBuffer::new(&gpu.context, bytes.max(1))?);
-            *place = Some(buffer.clone());
-            Ok(buffer)
+    /// Memory of at least so many bytes: `place`'s, or larger in its place. What was made ready with the smaller is made anew when it is needed
+    /// again, so that there is never more than one of a kind; and there is some room to grow, so that it does not happen often.
+    fn at_least(
+        &mut self,
+        gpu: &Gpu,
+        place: fn(&mut BoundCache) -> &mut Option<Arc<DeviceBuffer>>,
+        bytes: usize,
+    ) -> Result<Arc<DeviceBuffer>, SessionError> {
+        if let Some(buffer) = place(self)
+            && buffer.len() >= bytes
+        {
+            return Ok(buffer.clone());
         }
+        let before = place(self).as_ref().map_or(0, |b| b.len());
+        self.entries.clear();
+        *place(self) = None;
+        let roomy = DeviceBuffer::new(&gpu.context, bytes.max(before.saturating_add(before / 4)).max(1));
+        let buffer = Arc::new(roomy.or_else(|_| DeviceBuffer::new(&gpu.context, bytes.max(1)))?);
+        *place(self) = Some(buffer.clone());
+        Ok(buffer)
     }
 }
 
 impl Bound {
-    pub fn new(gpu: &Gpu, symbols: &Bindings, shared: &mut Shared<'_>, fault: DeviceSlice<'_>) -> Result<Bound, SessionError> {
+    /// The program for these values of the symbols, in memory that `cache` holds, at most `limit` bytes of it.
+    pub fn new(
+        gpu: &Gpu,
+        symbols: &Bindings,
+        cache: &mut BoundCache,
+        fault: DeviceSlice<'_>,
+        limit: Option<usize>,
+    ) -> Result<Bound, SessionError> {
         let program = &gpu.program;
         let (shapes, ops) = bind::concrete(program, symbols)?;
         let mut planned = Vec::with_capacity(gpu.launches.len());
@@ -100,9 +112,12 @@ impl Bound {
         let spans: Vec<Lifetime> = buffers.values().copied().collect();
         let layout = arena::plan(&spans).ok_or(SessionError::Memory { bytes: usize::MAX, why: "more than can be addressed" })?;
         let offsets = buffers.keys().copied().zip(layout.offsets.iter().copied()).collect();
-        let arena = at_least(gpu, shared.arena, layout.total)?;
+        if limit.is_some_and(|limit| layout.total > limit) {
+            return Err(SessionError::Memory { bytes: layout.total, why: "over the limit of this session" });
+        }
+        let arena = cache.at_least(gpu, |cache| &mut cache.arena, layout.total)?;
         let needed = planned.iter().flatten().map(Planned::workspace_bytes).max().unwrap_or(0);
-        let workspace = at_least(gpu, shared.workspace, needed)?;
+        let workspace = cache.at_least(gpu, |cache| &mut cache.workspace, needed)?;
         let mut bound = Bound { shapes, ops, layout, offsets, launches: Vec::new(), arena, workspace, graph: None };
         for (loaded, planned) in gpu.launches.iter().zip(planned) {
             let bindable = match (&loaded.work, planned) {
@@ -174,6 +189,25 @@ impl Bound {
 
     pub fn bytes(&self, gpu: &Gpu, value: usize) -> usize {
         self.shapes[value].iter().product::<usize>() * gpu.program.values[value].ty.dtype.size()
+    }
+
+    /// Puts the whole program into the stream: launch by launch the first time, since libraries load kernels then, afterwards as a graph.
+    /// `recorder` is a stream that can be captured.
+    pub fn replay(&mut self, gpu: &Gpu, stream: &Stream, recorder: &Stream, fault: &DeviceBuffer) -> Result<(), SessionError> {
+        if let Some(graph) = &self.graph {
+            // SAFETY: the graph's memory is this arena and workspace, the session's constants and modules: all outlive the stream's work,
+            // since freeing memory waits for the device.
+            #[allow(unsafe_code)]
+            return unsafe { graph.launch(stream) }.map_err(SessionError::from);
+        }
+        let all = |stream: &Stream| -> Result<(), SessionError> {
+            fault.as_slice().fill(0, stream)?;
+            (0..gpu.launches.len()).try_for_each(|at| self.launch(gpu, at, stream))
+        };
+        all(stream)?;
+        let graph = recorder.capture(all)?.instantiate()?;
+        self.graph = Some(graph);
+        Ok(())
     }
 
     /// Puts one launch into the stream.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::super::SessionError;
 use super::super::program::index;
 use super::bound::Bound;
+use super::run::read_fault;
+use super::runner::Runner;
 use super::{Gpu, Loaded, LoadedWork, is_sparse};
 use crate::cuda::driver::{Event, Stream};
 use crate::dtype::DType;
@@ -69,7 +71,7 @@ impl LaunchWork {
     }
 }
 
-impl Gpu {
+impl Runner {
     /// The time of each launch, on what the launches before it have computed.
     pub fn launch_times(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
@@ -85,7 +87,7 @@ impl Gpu {
                 let time = replay_time(gpu, bound, at, stream, times.clamp(2, MAX_RECORDED), REPLAYS)?;
                 out.push(describe(gpu, bound, loaded, time));
             }
-            gpu.check_fault(fault, stream)?;
+            gpu.check_fault(read_fault(fault, stream)?)?;
             Ok(out)
         })
     }

@@ -1,8 +1,12 @@
 //! How a session uses a GPU.
 
+use std::ffi::c_void;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cuda::driver::DeviceAllocator;
 use crate::disk_cache::DiskCache;
 
 /// What a session may do on a GPU.
@@ -12,6 +16,36 @@ pub struct CudaOptions {
     pub tuning: Tuning,
     /// Where they, and compressed weights, are kept for the next process.
     pub cache: CacheFolder,
+    /// The stream that runs are put into; one of the session's own when `None`. Sessions that share weights each have theirs.
+    pub stream: Option<CallerStream>,
+    /// What gives and takes back device memory; the driver when `None`.
+    pub allocator: Option<Arc<dyn DeviceAllocator>>,
+}
+
+/// A caller's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallerStream(*mut c_void);
+
+// SAFETY: work may be put into a stream by any thread; the driver locks.
+#[allow(unsafe_code)]
+unsafe impl Send for CallerStream {}
+// SAFETY: likewise.
+#[allow(unsafe_code)]
+unsafe impl Sync for CallerStream {}
+
+impl CallerStream {
+    /// A `CUstream` or `cudaStream_t`; null is the default stream. Runs are not put into it while it is being captured.
+    ///
+    /// # Safety
+    /// It belongs to the primary context of the session's device, and outlives the session and its runs.
+    #[allow(unsafe_code)]
+    pub unsafe fn from_raw(stream: *mut c_void) -> CallerStream {
+        CallerStream(stream)
+    }
+
+    pub(super) fn raw(self) -> *mut c_void {
+        self.0
+    }
 }
 
 /// How the algorithms of matrix products are chosen: libraries have some dozens for each problem, and their own choice may take twice as long
@@ -34,9 +68,29 @@ pub enum Tuning {
 }
 
 impl Default for Tuning {
-    /// [`Tuning::Quick`] with 100 ms, which suffice to try everything for products of up to some hundred microseconds.
+    /// [`Tuning::Quick`] with 200 ms, which suffice to try everything for products of up to some hundred microseconds.
     fn default() -> Self {
-        Tuning::Quick { budget: Duration::from_millis(100) }
+        Tuning::Quick { budget: Duration::from_millis(200) }
+    }
+}
+
+/// Text that is not a [`Tuning`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no tuning: off, remembered, quick or exhaustive was expected")]
+pub struct UnknownTuning(String);
+
+/// `off`, `remembered`, `quick` (the default) or `exhaustive`.
+impl FromStr for Tuning {
+    type Err = UnknownTuning;
+
+    fn from_str(text: &str) -> Result<Tuning, UnknownTuning> {
+        match text {
+            "off" => Ok(Tuning::Off),
+            "remembered" => Ok(Tuning::Remembered),
+            "quick" => Ok(Tuning::default()),
+            "exhaustive" => Ok(Tuning::Exhaustive),
+            other => Err(UnknownTuning(other.to_owned())),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
-//! Runs: inputs up, the graph of the shape replayed, outputs down; or launch by launch, for whoever wants to see.
+//! Runs for whoever wants to see or to measure: launch by launch, or the graph alone.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::super::program::{Source, step_error};
+use super::super::program::Source;
 use super::super::{SessionError, StepTrace, TracedValue, inputs};
+use super::Gpu;
 use super::bound::Bound;
-use super::{Gpu, State};
+use super::runner::Runner;
 use crate::cuda::driver::{DeviceBuffer, Event, Stream};
 use crate::tensor::{Tensor, TensorView};
 
@@ -16,27 +17,17 @@ const POISON: u8 = 0xA5;
 /// Values that launches are to read in place of what was computed, by name.
 pub type Feed<'a> = &'a dyn Fn(&str) -> Option<TensorView<'a>>;
 
-impl Gpu {
-    /// Runs the program. `given` are (name, data) pairs.
-    pub fn run(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, Tensor)>, SessionError> {
-        self.with_bound(given, |gpu, bound, stream, fault, arranged| {
-            gpu.upload(bound, stream, arranged)?;
-            gpu.replay(bound, stream, fault)?;
-            gpu.check_fault(fault, stream)?;
-            gpu.download_outputs(bound, stream, arranged)
-        })
-    }
-
+impl Runner {
     /// Replays the graph `times` times without copies between host and device, and measures each on the device.
     pub fn time(&self, given: &[(&str, TensorView<'_>)], times: usize) -> Result<Vec<Duration>, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
             gpu.upload(bound, stream, arranged)?;
-            gpu.replay(bound, stream, fault)?;
+            bound.replay(gpu, stream, stream, fault)?;
             let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
             let mut out = Vec::with_capacity(times);
             for _ in 0..times {
                 stream.record(&before)?;
-                gpu.replay(bound, stream, fault)?;
+                bound.replay(gpu, stream, stream, fault)?;
                 stream.record(&after)?;
                 after.synchronize()?;
                 out.push(after.since(&before)?);
@@ -90,7 +81,7 @@ impl Gpu {
                 let op = &bound.ops[last];
                 trace(StepTrace { index: last, name: &step.name, op, origin: &step.origin, duration, values: &values });
             }
-            gpu.check_fault(fault, stream)?;
+            gpu.check_fault(read_fault(fault, stream)?)?;
             gpu.download_outputs(bound, stream, arranged)
         })
     }
@@ -98,33 +89,36 @@ impl Gpu {
     /// Working memory of a run with inputs of these shapes, in bytes, and the least that any layout needs.
     pub fn arena(&self, shapes: &[&[usize]]) -> Result<(usize, usize), SessionError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = self.bound(&mut state, shapes)?.0;
+        let bound = self.bound(&mut state, shapes)?.bound;
         Ok((bound.layout.total, bound.layout.lower_bound))
     }
 
+    /// The program on the shapes of the inputs, and a stream of the runner's own, whose work is waited for.
     pub(super) fn with_bound<R>(
         &self,
         given: &[(&str, TensorView<'_>)],
         work: impl FnOnce(&Gpu, &mut Bound, &Stream, &DeviceBuffer, &[TensorView<'_>]) -> Result<R, SessionError>,
     ) -> Result<R, SessionError> {
-        let arranged = inputs::arrange(&self.inputs(), given)?;
+        let arranged = inputs::arrange(&self.gpu().inputs, given)?;
         let shapes: Vec<&[usize]> = arranged.iter().map(|v| v.shape).collect();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bound, stream, fault) = self.bound(&mut state, &shapes)?;
-        work(self, bound, stream, fault, &arranged)
+        let ready = self.bound(&mut state, &shapes)?;
+        // Runs that were started use the same memory.
+        ready.stream.synchronize()?;
+        let done = work(self.gpu(), ready.bound, ready.recorder, ready.fault, &arranged);
+        ready.recorder.synchronize()?;
+        done
     }
+}
 
-    fn bound<'s>(
-        &self,
-        state: &'s mut State,
-        shapes: &[&[usize]],
-    ) -> Result<(&'s mut Bound, &'s Stream, &'s DeviceBuffer), SessionError> {
-        let State { stream, bound, fault } = state;
-        let symbols = inputs::unify(&self.inputs(), shapes, &self.plan().manifest().symbols)?;
-        let bound = bound.get(shapes, |shared| Bound::new(self, &symbols, shared, fault.as_slice()))?;
-        Ok((bound, stream, fault))
-    }
+/// The word in which kernels note faults.
+pub(super) fn read_fault(fault: &DeviceBuffer, stream: &Stream) -> Result<u32, SessionError> {
+    let mut bytes = [0; 4];
+    fault.as_slice().download(&mut bytes, stream)?;
+    Ok(u32::from_ne_bytes(bytes))
+}
 
+impl Gpu {
     pub(super) fn upload(&self, bound: &Bound, stream: &Stream, given: &[TensorView<'_>]) -> Result<(), SessionError> {
         for (&v, view) in self.program.inputs.iter().zip(given) {
             if let Some(slice) = bound.slice(self, v) {
@@ -132,35 +126,6 @@ impl Gpu {
             }
         }
         Ok(())
-    }
-
-    /// Puts the whole program into the stream: launch by launch the first time, since libraries load kernels then, afterwards as a graph.
-    fn replay(&self, bound: &mut Bound, stream: &Stream, fault: &DeviceBuffer) -> Result<(), SessionError> {
-        if bound.graph.is_none() {
-            let all = |stream: &Stream| -> Result<(), SessionError> {
-                fault.as_slice().fill(0, stream)?;
-                (0..self.launches.len()).try_for_each(|at| bound.launch(self, at, stream))
-            };
-            all(stream)?;
-            stream.synchronize()?;
-            let graph = stream.capture(all)?.instantiate()?;
-            bound.graph = Some(graph);
-        }
-        let graph = bound.graph.as_ref().expect("just made");
-        // SAFETY: the graph's memory is the bound's arena and workspace, the session's constants and modules: all outlive the stream's work,
-        // which is waited for before any of them goes.
-        #[allow(unsafe_code)]
-        unsafe { graph.launch(stream) }.map_err(SessionError::from)
-    }
-
-    pub(super) fn check_fault(&self, fault: &DeviceBuffer, stream: &Stream) -> Result<(), SessionError> {
-        let mut bytes = [0; 4];
-        fault.as_slice().download(&mut bytes, stream)?;
-        let launch = u32::from_ne_bytes(bytes) as usize;
-        match launch.checked_sub(1).and_then(|at| self.launches.get(at)) {
-            Some(loaded) => Err(step_error(&self.program.steps[loaded.steps.end - 1], "an index is out of range")),
-            None => Ok(()),
-        }
     }
 
     fn download(&self, bound: &Bound, value: usize, stream: &Stream) -> Result<Tensor, SessionError> {
@@ -179,23 +144,13 @@ impl Gpu {
         stream: &Stream,
         given: &[TensorView<'_>],
     ) -> Result<Vec<(String, Tensor)>, SessionError> {
-        let mut out = Vec::with_capacity(self.program.outputs.len());
-        for (name, v) in &self.program.outputs {
-            let root = self.program.values[*v].root;
-            let tensor = match self.program.values[root].source {
-                // Never computed: as the caller gave it, or as it is in the plan.
-                Source::Input(position) => {
-                    let ty = self.program.values[*v].ty.dtype;
-                    TensorView { dtype: ty, shape: &bound.shapes[*v], data: given[position].data }.to_tensor()
-                }
-                Source::Computed(_) => self.download(bound, *v, stream)?,
-                _ => match self.program.constant(*v, &bound.shapes[*v])? {
-                    Some(view) => view.to_tensor(),
-                    None => self.download(bound, *v, stream)?,
-                },
+        let output = |(name, v): &(String, usize)| {
+            let tensor = match self.never_computed(*v, &bound.shapes[*v], given)? {
+                Some(view) => view.to_tensor(),
+                None => self.download(bound, *v, stream)?,
             };
-            out.push((name.clone(), tensor));
-        }
-        Ok(out)
+            Ok((name.clone(), tensor))
+        };
+        self.program.outputs.iter().map(output).collect()
     }
 }
