@@ -19,7 +19,7 @@ Examples:
 /// Find and keep the fastest algorithms of a plan's matrix products on a GPU
 ///
 /// Tries all that NVIDIA's libraries have and keeps the fastest in SLIDERUN_CACHE or ~/.cache/sliderun for later sessions on such a GPU.
-/// Without, a session tries them for a fifth of a second each when it first needs a product.
+/// Without, a session tries them for a tenth of a second each when it first needs a product.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Tune {

@@ -94,7 +94,7 @@ Example:
 pub const TUNE: &str = "\
 Try all algorithms that NVIDIA's libraries have for a plan's matrix products, and keep the
 fastest, in SLIDERUN_CACHE or ~/.cache/sliderun, for later sessions on such a GPU. Without,
-a session tries them for a fifth of a second each when it first needs a product
+a session tries them for a tenth of a second each when it first needs a product
 
 Usage: sliderun tune PLAN [OPTIONS]
 

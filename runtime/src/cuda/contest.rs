@@ -26,8 +26,9 @@ pub(super) struct Ranking<T> {
     pub untried: usize,
 }
 
-/// Measures `first` and what `make` gives for each of `others`, for about `budget`; what cannot be made or does not run is left out. Runs
-/// are recorded many at a time and replayed: the host takes longer to start a small product than the device to compute it.
+/// Measures `first` and what `make` gives for each of `others`, for about `budget`; what cannot be made or does not run is left out. The
+/// budget is for measuring: making a candidate and loading its kernel, which happens once in a process, take a few milliseconds more. Runs are
+/// recorded many at a time and replayed: the host takes longer to start a small product than the device to compute it.
 ///
 /// # Errors
 /// What `first` fails with, a device that fails, and a stream that is being captured or is the default stream.
@@ -39,17 +40,21 @@ pub(super) fn contest<C, T>(
     make: impl Fn(C) -> Option<T>,
     run: impl Fn(&T, &Stream) -> Result<(), CudaError>,
 ) -> Result<Ranking<T>, CudaError> {
-    let deadline = Instant::now() + budget;
     let timer = Timer { stream, start: Event::timing(stream.context())?, end: Event::timing(stream.context())? };
+    timer.load(&|stream| run(&first, stream))?;
+    let mut deadline = Instant::now() + budget;
     let mut tried = vec![(timer.estimate(&|stream| run(&first, stream))?, 0, first)];
     let mut untried = 0;
     for (position, other) in others.into_iter().enumerate() {
-        if Instant::now() >= deadline {
+        let start = Instant::now();
+        if start >= deadline {
             untried += 1;
             continue;
         }
         let Some(other) = make(other) else { continue };
-        match timer.estimate(&|stream| run(&other, stream)) {
+        let loaded = timer.load(&|stream| run(&other, stream));
+        deadline += start.elapsed();
+        match loaded.and_then(|()| timer.estimate(&|stream| run(&other, stream))) {
             Ok(time) => tried.push((time, position + 1, other)),
             // Refused; a device that has failed says so here.
             Err(_) => stream.synchronize()?,
@@ -94,11 +99,14 @@ struct Timer<'a> {
 type Work<'a> = &'a dyn Fn(&Stream) -> Result<(), CudaError>;
 
 impl Timer<'_> {
+    /// The first run, which loads the kernel: that cannot be recorded.
+    fn load(&self, work: Work<'_>) -> Result<(), CudaError> {
+        work(self.stream)?;
+        self.stream.synchronize()
+    }
+
     /// The device time of one run.
     fn estimate(&self, work: Work<'_>) -> Result<Duration, CudaError> {
-        // The first run loads the kernel, which cannot be recorded.
-        work(self.stream)?;
-        self.stream.synchronize()?;
         const RUNS: u32 = 5;
         let recording = self.record(RUNS, work)?;
         // The first replay brings the recording to the device.

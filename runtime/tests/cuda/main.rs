@@ -7,5 +7,7 @@ mod dense;
 mod driver;
 mod missing;
 mod nvrtc;
+#[cfg(feature = "cli")]
+mod session;
 mod sparse;
 mod support;

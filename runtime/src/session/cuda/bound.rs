@@ -101,13 +101,6 @@ impl Bound {
     ) -> Result<Bound, SessionError> {
         let program = &gpu.program;
         let (shapes, ops) = bind::concrete(program, symbols)?;
-        let mut planned = Vec::with_capacity(gpu.launches.len());
-        for loaded in &gpu.launches {
-            planned.push(match &loaded.work {
-                LoadedWork::Kernel { .. } => None,
-                LoadedWork::Product(p) => Some(p.plan(program, &gpu.plans, &shapes)?),
-            });
-        }
         let buffers = lifetimes(gpu, &shapes);
         let spans: Vec<Lifetime> = buffers.values().copied().collect();
         let layout = arena::plan(&spans).ok_or(SessionError::Memory { bytes: usize::MAX, why: "more than can be addressed" })?;
@@ -116,6 +109,13 @@ impl Bound {
             return Err(SessionError::Memory { bytes: layout.total, why: "over the limit of this session" });
         }
         let arena = cache.at_least(gpu, |cache| &mut cache.arena, layout.total)?;
+        let mut planned = Vec::with_capacity(gpu.launches.len());
+        for loaded in &gpu.launches {
+            planned.push(match &loaded.work {
+                LoadedWork::Kernel { .. } => None,
+                LoadedWork::Product(p) => Some(p.plan(program, &gpu.plans, &shapes)?),
+            });
+        }
         let needed = planned.iter().flatten().map(Planned::workspace_bytes).max().unwrap_or(0);
         let workspace = cache.at_least(gpu, |cache| &mut cache.workspace, needed)?;
         let mut bound = Bound { shapes, ops, layout, offsets, launches: Vec::new(), arena, workspace, graph: None };

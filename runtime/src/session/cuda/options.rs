@@ -58,7 +58,8 @@ pub enum Tuning {
     Off,
     /// What an earlier search found and the cache holds, else the libraries' own choice.
     Remembered,
-    /// What the cache holds, else what a search finds in about this time for each problem.
+    /// What the cache holds, else what a search finds in about this time for each problem. A few milliseconds for each of the libraries' kernels
+    /// come on top when a process first loads it: the first search may take half a second.
     Quick {
         /// The time for one problem.
         budget: Duration,
@@ -68,9 +69,9 @@ pub enum Tuning {
 }
 
 impl Default for Tuning {
-    /// [`Tuning::Quick`] with 200 ms, which suffice to try everything for products of up to some hundred microseconds.
+    /// [`Tuning::Quick`] with 100 ms, which suffice to try everything for products of up to some hundred microseconds.
     fn default() -> Self {
-        Tuning::Quick { budget: Duration::from_millis(200) }
+        Tuning::Quick { budget: Duration::from_millis(100) }
     }
 }
 
