@@ -83,8 +83,8 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
     using Layout = typename Shape::Layout;
     using X = Vector<In, Shape::WIDTH>;
     static constexpr int STRIDE = Tile::THREADS * Shape::WIDTH;
-    /// Vectors under way at once: all of a staged row, which is in registers then, else enough loads.
-    static constexpr int UNROLL = Shape::STAGED || Shape::VECTORS < 4 ? Shape::VECTORS : 4;
+    /// Vectors under way at once: all of a staged or held row, which is in registers then, else enough loads.
+    static constexpr int UNROLL = HELD_WIDTH > 0 || Shape::STAGED || Shape::VECTORS < 4 ? Shape::VECTORS : 4;
 
     const In* x;
     const int* index;
@@ -156,8 +156,8 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
         }
     }
 
-    /// `again` is as `get`, for what hardly ever happens.
-    template <class Get, class Again>
+    /// `again` is as `get`, for what hardly ever happens, so many vectors at a time.
+    template <int AGAIN, class Get, class Again>
     __device__ __forceinline__ void quantize_all(const Get& get, const Again& again, unsigned absmax, float* reported) const {
         RowScale scale = row_scale<Out>(absmax);
         if (thread == 0) {
@@ -169,7 +169,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
                 write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
             } else {
                 ExactDivisor divide(scale.divisor);
-                write_all<1>(again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
+                write_all<AGAIN>(again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
             }
         } else {
             ExactDivisor divide(scale.divisor);
@@ -211,7 +211,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(held[v]);
             }
-            quantize_all(get, get, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all<UNROLL>(get, get, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             convert_all(get);
         }
@@ -235,14 +235,14 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(staged[v]);
             }
-            quantize_all([&](int, int v) { return staged[v]; }, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all<1>([&](int, int v) { return staged[v]; }, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             Absmax<In> absmax;
 #pragma unroll 4
             for (int at = thread * Shape::WIDTH; at < K; at += STRIDE) {
                 absmax.add(load(at));
             }
-            quantize_all(load_again, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all<1>(load_again, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
         }
     }
 };

@@ -14,6 +14,8 @@ use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float, ro
 use super::pointwise;
 use super::{Readers, root};
 
+/// The shortest row that steps by element are done along.
+const SHORTEST: usize = 128;
 /// The longest row that is held.
 const LONGEST: usize = 16 * 1024;
 /// Shared memory that a block's lifted rows may take: what `quant_lift.cuh` lifts in one segment.
@@ -21,18 +23,19 @@ const SHARED_BYTES: usize = 47 * 1024;
 
 /// How many steps from one on are done by one kernel; `None` where there is nothing to gain.
 pub fn extent(program: &Program, readers: &Readers, first: usize) -> Option<usize> {
-    let mut count = lead(program, readers, first);
+    let lead = lead(program, readers, first);
+    let mut count = lead;
     let mut held = Vec::new();
-    let rows = match count {
+    let rows = match lead {
         0 => Rows::of(program, program.steps.get(first)?)?,
         _ => {
-            let root = &program.steps[first + count - 1];
+            let root = &program.steps[first + lead - 1];
             held.push(root.outputs[0]);
             Rows::of(program, root)?
         }
     };
     let mut whole_rows = false;
-    for step in &program.steps[first + count..] {
+    for step in &program.steps[first + lead..] {
         let joins = count == 0 || step.inputs.iter().flatten().any(|id| held.contains(&root(program, *id)));
         if !joins || !rows.supports(program, step, &held) {
             break;
@@ -44,7 +47,10 @@ pub fn extent(program: &Program, readers: &Readers, first: usize) -> Option<usiz
         }
         held.push(step.outputs[0]);
     }
-    (whole_rows && count > 1).then_some(count)
+    // Elements alone are worth whole vectors where the other kernel would not do more steps.
+    let vectors = || rows.length >= SHORTEST && rows.length.is_multiple_of(8) && count >= super::fusible(program, readers, first);
+    let gains = if whole_rows { count > 1 } else { count > lead && lead == 0 && vectors() };
+    gains.then_some(count)
 }
 
 /// How many steps from one on are calculated element by element to make the first row that is held; 0 where rows are read.
@@ -63,7 +69,7 @@ fn lead(program: &Program, readers: &Readers, first: usize) -> usize {
 pub fn kernel(program: &Program, readers: &Readers, launch: usize, first: usize, steps: &[Step]) -> Generated {
     let lead = lead(program, readers, first);
     let rows = Rows::of(program, &steps[lead.saturating_sub(1)]).expect("extent has seen it");
-    let tile = Tile::new(rows.length);
+    let tile = if lead > 0 { Tile::new(rows.length, 4) } else { rows.tile(program, steps) };
     let name = steps.last().map_or("", |s| s.op.name());
     let mut b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
     let mut element = None;
@@ -152,7 +158,9 @@ impl Rows {
             Op::RmsNorm(op) => floats && result && op.axis == last && self.one_row(program, &step.inputs[1..]),
             Op::QuantLift(op) => {
                 let x = step.inputs[0].expect("the type rules demand this operand");
-                let bytes = op.layout.lifted() * op.to.size() * Tile::new(self.length).per_block;
+                let bytes = op.layout.lifted()
+                    * op.to.size()
+                    * Tile::new(self.length, 4).per_block.max(Tile::new(self.length, 2).per_block);
                 held.contains(&root(program, x))
                     && ty(x).elements() == self.elements()
                     && op.layout.k() == self.length
@@ -161,6 +169,13 @@ impl Rows {
             }
             _ => false,
         }
+    }
+
+    /// How they are shared out: loads are of at most 16 bytes.
+    fn tile(&self, program: &Program, steps: &[Step]) -> Tile {
+        let values = steps.iter().flat_map(|s| s.inputs.iter().flatten().chain(&s.outputs));
+        let beside = values.map(|id| &program.values[id.0 as usize].ty).filter(|ty| ty.shape.last().is_some_and(|d| !d.is_one()));
+        Tile::new(self.length, beside.map(|ty| ty.dtype.size()).max().unwrap_or(4))
     }
 
     fn elements(&self) -> Dim {
@@ -206,9 +221,10 @@ struct Tile {
 }
 
 impl Tile {
-    fn new(length: usize) -> Tile {
+    /// For rows of elements of so many bytes.
+    fn new(length: usize, bytes: usize) -> Tile {
         const WARP: usize = 32;
-        let width = 1 << length.trailing_zeros().min(2);
+        let width = (1 << length.trailing_zeros().min(3)).min(16 / bytes);
         let vectors = length / width;
         // One vector a thread as long as several blocks fit on a multiprocessor: rows are short, and waiting is most of the work.
         let each = match vectors {
