@@ -44,14 +44,16 @@ prepare_plan() {
 }
 
 prepare_all() {
-  local group name model options
+  local group name model options pids=()
   rm -f results/failed.txt
   while read -r group name model options; do
     while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
     # shellcheck disable=SC2086
     { prepare_plan "$group" "$name" "$model" $options || echo "$name" >>results/failed.txt; } &
+    pids+=($!)
   done < <(plans "$@" | { [ -n "$quick" ] && grep -v -e gate-up -e down-6x8 || cat; })
-  wait
+  # Not a plain wait: the log's tee would be waited for too.
+  wait "${pids[@]}"
   [ -e results/failed.txt ] || return 0
   while read -r name; do echo "$name was not compiled:"; tail -n 20 "results/$name.compile.txt"; done <results/failed.txt
   return 1
@@ -66,13 +68,13 @@ fail() { failed=$((failed + 1)); echo "FAILED $*"; }
 heading() { echo; echo "=== $* ($((SECONDS / 60)) min $((SECONDS % 60)) s)"; }
 
 shapes_minilm="batch_size=1,sequence_length=7 batch_size=4,sequence_length=128 batch_size=2,sequence_length=300 batch_size=3,sequence_length=33 batch_size=16,sequence_length=64"
-shapes_vit="batch=1 batch=2 batch=3 batch=4 batch=5"
+shapes_vit="batch_size=1 batch_size=2 batch_size=3 batch_size=4 batch_size=5"
 bench_minilm="batch_size=1,sequence_length=128 batch_size=32,sequence_length=128"
-bench_vit="batch=1 batch=32"
-rounds=20 turns=5 seconds=1
+bench_vit="batch_size=1 batch_size=32"
+rounds=20 turns=5 seconds=1 rows="512 2048 8192" patience=300
 if [ -n "$quick" ]; then
-  rounds=2 turns=2 seconds=0.2
-  shapes_minilm="batch_size=1,sequence_length=7 batch_size=4,sequence_length=128 batch_size=3,sequence_length=33" shapes_vit="batch=1 batch=2"
+  rounds=2 turns=2 seconds=0.2 rows="512 8192" patience=100
+  shapes_minilm="batch_size=1,sequence_length=7 batch_size=4,sequence_length=128 batch_size=3,sequence_length=33" shapes_vit="batch_size=1 batch_size=2"
 fi
 first() { echo "${1%% *}"; }
 of_model() { local v=$1_$2; echo "${!v-}"; }
@@ -155,7 +157,7 @@ done < <(there kernel)
 
 heading "Products of Qwen2.5-7B, int8: our launch against the best algorithm's own time (2% is asked for), replay against the sum of launches (3%)"
 while read -r name _; do
-  for m in 512 2048 8192; do
+  for m in $rows; do
     out=results/$name.$m.txt
     timeout 300 "$sliderun" tune "plans/$name.slide" --shape m=$m >"$out" 2>&1 || { fail "$name M=$m: tune"; tail -n 5 "$out"; continue; }
     best=$(awk '$2 + 0 > 0 && $3 + 0 > 0 { print $2; exit }' "$out")
@@ -175,7 +177,7 @@ if command -v compute-sanitizer >/dev/null; then
       out=results/$name.$tool.txt
       # Of races only those in kernels of plans: the libraries' are not ours.
       only=(); [ $tool = racecheck ] && only=(--kernel-name kernel_substring=slide_)
-      timeout 300 compute-sanitizer --tool $tool "${only[@]}" --error-exitcode 9 "$sliderun" run "plans/$name.slide" --random --shape "$shape" --device cuda >"$out" 2>&1
+      timeout $patience compute-sanitizer --tool $tool "${only[@]}" --error-exitcode 9 "$sliderun" run "plans/$name.slide" --random --shape "$shape" --device cuda >"$out" 2>&1
       code=$?
       summary=$(grep -m1 SUMMARY "$out" | sed 's/^=* *//')
       if [ $code = 0 ] && [ -n "$summary" ]; then pass "$tool $name: $summary"; else fail "$tool $name: exit code $code, $summary"; grep -A10 -e Invalid -e hazard -e Error "$out" | head -n 30; fi
