@@ -1,121 +1,202 @@
-//! `conv-to-matmul`: a convolution whose windows lie side by side (the patch embedding of a vision model) becomes layout steps and a
-//! product with a constant weight, which can be quantized and sparse and needs no convolution kernel.
+//! `conv-to-matmul`: a convolution becomes layout steps and a product with a constant weight, which can be quantized and sparse and needs no
+//! convolution kernel.
 //!
-//! A window of one element is left alone: channels-first, it would have its whole input and output transposed for nothing.
+//! Always where windows lie side by side (the patch embedding of a vision model), as nothing is read twice. Where a narrow type, a pattern or
+//! a GPU asks for products, also where windows overlap but hold few times the elements of the input; a kernel of its own gathers the windows of
+//! others while it multiplies.
 
+use sliderun::cpu;
 use sliderun::dim::Dim;
 use sliderun::op::Op;
 use sliderun::op::conv::{Conv, Windows};
 use sliderun::op::elementwise::Binary;
 use sliderun::op::gemm::MatMul;
-use sliderun::op::layout::{Pad, PadMode, Reshape, Slice, SliceAxis, Transpose};
+use sliderun::op::layout::{Concat, Pad, PadMode, Reshape, Slice, SliceAxis, Transpose};
+use sliderun::tensor::Tensor;
 
 use super::rewrite::{Replacement, emit, rewrite};
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
+use crate::options::{CompileOptions, Precision, SparsityRequest, Target};
 
 /// The pass. It comes before `normalise`, which merges the layout steps with those around them.
 pub const PASS: Pass = Pass {
     name: "conv-to-matmul",
-    summary: "a convolution whose windows lie side by side (patch embedding) becomes a MatMul with a constant weight",
+    summary: "a convolution whose windows lie side by side (patch embedding), or overlap little, becomes a MatMul",
     run,
 };
 
 /// K is padded with zeros to a multiple of this, and N must be one: libraries want it of 8-bit products.
 const ALIGN: usize = 16;
 
+/// Windows hold at most so many times the elements of the input.
+const MOST_COPIES: usize = 4;
+
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
+    let asked = asks_for_products(context.options);
     rewrite(graph, context, |graph, id, context| {
         let Some(Op::Conv(conv)) = graph.node(id).op().cloned() else { return Ok(None) };
         let (Some(x), Some(w)) = (graph.operand(id, 0), graph.operand(id, 1)) else { return Ok(None) };
         let name = graph.node(id).name.clone();
-        match weight(graph, &conv, x, w) {
+        match weight(graph, &conv, x, w, asked) {
             Err(reason) => {
                 context.report.declined(name, reason);
                 Ok(None)
             }
             Ok(weight) => {
-                let value = matmul(graph, id, &name, &conv.windows, x, &weight)?;
+                let value = Rewriter { graph, name: &name, windows: &conv.windows }.matmul(id, x, &weight)?;
                 Ok(Some(Replacement::new(value, "convolution became a product")))
             }
         }
     })
 }
 
-/// The weight of a convolution that is to become a product, or why it is not.
-fn weight(graph: &Graph, conv: &Conv, x: ValueRef, w: ValueRef) -> Result<Constant, String> {
-    let Conv { windows: Windows { kernel, strides, dilations, pads }, groups } = conv;
+/// Whether products gain what convolutions do not.
+fn asks_for_products(options: &CompileOptions) -> bool {
+    options.targets.iter().any(|t| matches!(t, Target::Cuda(_)))
+        || !matches!(options.precision, Precision::Auto | Precision::F32)
+        || matches!(options.sparsity, SparsityRequest::Pattern(_))
+}
+
+/// Whether each element of the input is in at most one window, and windows have several.
+fn side_by_side(windows: &Windows) -> bool {
+    let Windows { kernel, strides, dilations, pads } = windows;
     let dilated = dilations.iter().zip(kernel).any(|(d, k)| *d != 1 && *k != 1);
-    if kernel != strides || dilated || pads.iter().any(|p| *p != (0, 0)) {
-        return Err("its windows do not lie side by side".into());
+    kernel == strides && !dilated && pads.iter().all(|p| *p == (0, 0)) && kernel.iter().any(|k| *k > 1)
+}
+
+/// The weight of a convolution that is to become a product, or why it is not.
+fn weight(graph: &Graph, conv: &Conv, x: ValueRef, w: ValueRef, asked: bool) -> Result<Constant, String> {
+    let Windows { kernel, strides, .. } = &conv.windows;
+    if !side_by_side(&conv.windows) {
+        if !asked {
+            return Err("its windows do not lie side by side, and no narrow type, pattern or GPU asks for products".into());
+        }
+        let (held, apart): (usize, usize) = (kernel.iter().product(), strides.iter().product());
+        if held > MOST_COPIES * apart {
+            return Err(format!("its windows hold {held} elements for every {apart} of the input"));
+        }
     }
-    if kernel.iter().all(|k| *k == 1) {
-        return Err("its windows are single elements".into());
+    if conv.groups != 1 {
+        return Err(format!("it has {} groups", conv.groups));
     }
-    let weight = graph.constant(w).ok_or("its weight is computed")?;
-    if *groups != 1 {
-        return Err(format!("it has {groups} groups"));
-    }
-    if graph.ty(x).shape[1].as_usize() != Some(weight.shape[1]) {
+    let [filters, channels] = [0, 1].map(|axis| graph.ty(w).shape[axis].as_usize());
+    if channels.is_none() || graph.ty(x).shape[1].as_usize() != channels {
         return Err(format!("the channels of {} are not known", graph.ty(x)));
     }
-    if weight.data.is_empty() || !weight.shape[0].is_multiple_of(ALIGN) {
+    if filters.is_none_or(|f| !f.is_multiple_of(ALIGN)) || graph.ty(w).elements() == 0.into() {
         return Err(format!("its weight is {}, and a multiple of {ALIGN} filters is wanted", graph.ty(w)));
     }
-    Ok(weight.clone())
+    evaluate(graph, w).map(|t| Constant::from_tensor(&t)).ok_or("its weight is computed".into())
 }
 
-/// x: [N, C, spatial…] cut into windows [N, windows, C·kernel], times [C·kernel, O], back to [N, O, windows…].
-fn matmul(
-    graph: &mut Graph,
-    id: NodeId,
-    name: &str,
-    windows: &Windows,
-    x: ValueRef,
-    w: &Constant,
-) -> Result<ValueRef, PassError> {
-    let result = graph.ty(ValueRef { node: id, slot: 0 }).shape.clone();
-    let (batch, counts) = (result[0].clone(), &result[2..]);
-    let axes = counts.len();
-    let k: usize = w.shape[1..].iter().product();
-    let weight = matrix(w);
-    let missing = weight.shape[0] - k;
-
-    // What is past the last window is read by none.
-    let ends: Vec<Dim> = counts.iter().zip(&windows.kernel).map(|(n, k)| n.clone() * (*k).into()).collect();
-    let cut = |(i, end): (usize, &Dim)| SliceAxis { axis: i + 2, start: 0.into(), len: end.clone(), step: 1 };
-    let mut patches = x;
-    if graph.ty(x).shape[2..] != ends[..] {
-        let slice = Slice { axes: ends.iter().enumerate().map(cut).collect() };
-        patches = emit(graph, &format!("{name}/windows"), slice, &[patches])?;
+/// A value that depends on constants alone.
+fn evaluate(graph: &Graph, value: ValueRef) -> Option<Tensor> {
+    if let Some(constant) = graph.constant(value) {
+        return Some(constant.to_tensor());
     }
-    // [N, C, n₀, k₀, n₁, k₁, …] to [N, n₀, n₁, …, C, k₀, k₁, …].
-    let mut parted = graph.ty(x).shape[..2].to_vec();
-    parted.extend(counts.iter().zip(&windows.kernel).flat_map(|(n, k)| [n.clone(), (*k).into()]));
-    patches = emit(graph, &format!("{name}/parts"), Reshape { shape: parted }, &[patches])?;
-    let perm = [0].into_iter().chain((0..axes).map(|i| 2 + 2 * i)).chain([1]).chain((0..axes).map(|i| 3 + 2 * i)).collect();
-    patches = emit(graph, &format!("{name}/patches"), Transpose { perm }, &[patches])?;
-    let flat = vec![batch, Dim::product(counts), k.into()];
-    patches = emit(graph, &format!("{name}/rows"), Reshape { shape: flat }, &[patches])?;
-    if missing > 0 {
-        let pad = Pad { mode: PadMode::Constant, pads: vec![(0, 0), (0, 0), (0, missing as i64)] };
-        patches = emit(graph, &format!("{name}/pad"), pad, &[patches])?;
-    }
-    let weight = graph.add_constant(&format!("{name}.weight"), weight);
-    let mut product = emit(graph, name, MatMul::default(), &[patches, weight])?;
-    if let Some(bias) = graph.operand(id, 2) {
-        product = emit(graph, &format!("{name}.bias"), Binary::Add, &[product, bias])?;
-    }
-    let turned = emit(graph, &format!("{name}/channels"), Transpose { perm: vec![0, 2, 1] }, &[product])?;
-    emit(graph, &format!("{name}/result"), Reshape { shape: result }, &[turned])
+    let op = graph.producer(value)?;
+    let operands: Vec<Tensor> = graph.operands(value.node).into_iter().map(|v| evaluate(graph, v?)).collect::<Option<_>>()?;
+    let views: Vec<_> = operands.iter().map(|t| Some(t.view())).collect();
+    cpu::eval(op, &views).ok()?.into_iter().nth(value.slot)
 }
 
-/// A weight [O, C, kernel…] as [C·kernel, O], with rows of zeros up to a multiple of [`ALIGN`].
-fn matrix(weight: &Constant) -> Constant {
+struct Rewriter<'a> {
+    graph: &'a mut Graph,
+    name: &'a str,
+    windows: &'a Windows,
+}
+
+impl Rewriter<'_> {
+    fn emit(&mut self, part: &str, op: impl Into<Op>, operands: &[ValueRef]) -> Result<ValueRef, PassError> {
+        emit(self.graph, &format!("{}{part}", self.name), op, operands)
+    }
+
+    /// x: [N, C, spatial…] cut into windows [N, windows, K], times [K, O], back to [N, O, windows…].
+    fn matmul(&mut self, id: NodeId, x: ValueRef, w: &Constant) -> Result<ValueRef, PassError> {
+        let result = self.graph.ty(ValueRef { node: id, slot: 0 }).shape.clone();
+        let counts = &result[2..];
+        let k: usize = w.shape[1..].iter().product();
+        let (mut rows, weight) = if side_by_side(self.windows) {
+            (self.tiles(x, counts, k)?, matrix(w, |row| row))
+        } else {
+            let (channels, taps) = (w.shape[1], k / w.shape[1]);
+            (self.taps(x, counts, k)?, matrix(w, |row| row % channels * taps + row / channels))
+        };
+        let missing = weight.shape[0] - k;
+        if missing > 0 {
+            let pad = Pad { mode: PadMode::Constant, pads: vec![(0, 0), (0, 0), (0, missing as i64)] };
+            rows = self.emit("/pad", pad, &[rows])?;
+        }
+        let weight = self.graph.add_constant(&format!("{}.weight", self.name), weight);
+        let mut product = self.emit("", MatMul::default(), &[rows, weight])?;
+        if let Some(bias) = self.graph.operand(id, 2) {
+            let bias = match evaluate(self.graph, bias) {
+                Some(known) => self.graph.add_constant(&format!("{}.bias", self.name), Constant::from_tensor(&known)),
+                None => bias,
+            };
+            product = self.emit(".bias", Binary::Add, &[product, bias])?;
+        }
+        let turned = self.emit("/channels", Transpose { perm: vec![0, 2, 1] }, &[product])?;
+        self.emit("/result", Reshape { shape: result }, &[turned])
+    }
+
+    /// Windows that lie side by side, K in the order of the weight: [N, C, n₀·k₀, n₁·k₁, …] to [N, n₀·n₁·…, C·k₀·k₁·…].
+    fn tiles(&mut self, x: ValueRef, counts: &[Dim], k: usize) -> Result<ValueRef, PassError> {
+        let (axes, kernel) = (counts.len(), &self.windows.kernel);
+        let shape = self.graph.ty(x).shape.clone();
+        // What is past the last window is read by none.
+        let ends: Vec<Dim> = counts.iter().zip(kernel).map(|(n, k)| n.clone() * (*k).into()).collect();
+        let mut parted = shape[..2].to_vec();
+        parted.extend(counts.iter().zip(kernel).flat_map(|(n, k)| [n.clone(), (*k).into()]));
+        let mut patches = x;
+        if shape[2..] != ends[..] {
+            let cut = |(i, end): (usize, &Dim)| SliceAxis { axis: i + 2, start: 0.into(), len: end.clone(), step: 1 };
+            patches = self.emit("/windows", Slice { axes: ends.iter().enumerate().map(cut).collect() }, &[patches])?;
+        }
+        patches = self.emit("/parts", Reshape { shape: parted }, &[patches])?;
+        let perm = [0].into_iter().chain((0..axes).map(|i| 2 + 2 * i)).chain([1]).chain((0..axes).map(|i| 3 + 2 * i)).collect();
+        patches = self.emit("/patches", Transpose { perm }, &[patches])?;
+        let flat = vec![shape[0].clone(), Dim::product(counts), k.into()];
+        self.emit("/rows", Reshape { shape: flat }, &[patches])
+    }
+
+    /// Any windows, K in the order of the window's elements, each with all channels.
+    fn taps(&mut self, x: ValueRef, counts: &[Dim], k: usize) -> Result<ValueRef, PassError> {
+        let Windows { kernel, strides, dilations, pads } = self.windows;
+        let batch = self.graph.ty(x).shape[0].clone();
+        let mut padded = x;
+        if pads.iter().any(|p| *p != (0, 0)) {
+            let pads = [(0, 0); 2].into_iter().chain(pads.iter().map(|(a, b)| (*a as i64, *b as i64))).collect();
+            padded = self.emit("/border", Pad { mode: PadMode::Constant, pads }, &[padded])?;
+        }
+        let mut taps = Vec::new();
+        for tap in 0..kernel.iter().product::<usize>() {
+            let mut rest = tap;
+            let mut axes = Vec::new();
+            for axis in (0..kernel.len()).rev() {
+                let start = rest % kernel[axis] * dilations[axis];
+                rest /= kernel[axis];
+                axes.insert(
+                    0,
+                    SliceAxis { axis: axis + 2, start: start.into(), len: counts[axis].clone(), step: strides[axis] as i64 },
+                );
+            }
+            taps.push(self.emit(&format!("/tap{tap}"), Slice { axes }, &[padded])?);
+        }
+        let joined = self.emit("/taps", Concat { axis: 1 }, &taps)?;
+        let flat = vec![batch, k.into(), Dim::product(counts)];
+        let flat = self.emit("/columns", Reshape { shape: flat }, &[joined])?;
+        self.emit("/rows", Transpose { perm: vec![0, 2, 1] }, &[flat])
+    }
+}
+
+/// A weight [O, C, kernel…] as [K, O], with rows of zeros up to a multiple of [`ALIGN`]. `source` says which of a filter's elements a row takes.
+fn matrix(weight: &Constant, source: impl Fn(usize) -> usize) -> Constant {
     let (filters, k, size) = (weight.shape[0], weight.shape[1..].iter().product::<usize>(), weight.dtype.size());
     let rows = k.next_multiple_of(ALIGN);
     let mut data = Vec::with_capacity(rows * filters * size);
-    for row in 0..k {
+    for row in (0..k).map(source) {
         for filter in 0..filters {
             data.extend_from_slice(&weight.data[(filter * k + row) * size..][..size]);
         }

@@ -57,6 +57,9 @@ pub fn is_cheap(op: &Op) -> bool {
         | Op::Slice(_)
         | Op::Expand(_)
         | Op::Transpose(_)
+        | Op::Concat(_)
+        | Op::Pad(_)
+        | Op::Tile(_)
         | Op::Gather(_)
         | Op::Extents(_)
         | Op::Range(_) => true,

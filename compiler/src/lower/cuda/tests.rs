@@ -139,8 +139,25 @@ fn elements_by_their_coordinates() {
         output "m" = %m"#;
     let launches = launches(text);
     assert!(launches.iter().all(|l| l.starts_with("kernel")), "{launches:?}");
-    assert!(launches.contains(&"kernel Pad+Binary+Where+Clip+Cast+Cast".to_owned()), "{launches:?}");
+    assert!(launches.contains(&"kernel Slice+Concat+Pad+Binary+Where+Clip+Cast+Cast".to_owned()), "{launches:?}");
     assert!(launches.contains(&"kernel Gather+Cast+Unary".to_owned()), "{launches:?}");
+}
+
+/// The windows of a convolution that became a product are gathered at once; what is calculated is not calculated again for each of them.
+#[test]
+fn elements_that_only_move_are_gathered_at_once() {
+    let text = r#"
+        symbols { n: 1..64 }
+        input %x: f32[n, 4, 8]
+        %e = Exp(%x)
+        %p = Pad(%e) {mode: Constant, pads: [(0, 0), (0, 0), (1, 1)]}
+        %a = Slice(%p) {axes: [(axis: 2, start: "0", len: "9", step: 1)]}
+        %b = Slice(%p) {axes: [(axis: 2, start: "1", len: "9", step: 1)]}
+        %c = Concat(%a, %b) {axis: 1}
+        %t = Transpose(%c) {perm: [0, 2, 1]}
+        %r = Relu(%t)
+        output "r" = %r"#;
+    assert_eq!(launches(text), ["kernel Unary", "kernel Pad+Slice+Slice+Concat+Transpose+Unary"]);
 }
 
 #[test]
