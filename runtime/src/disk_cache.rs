@@ -1,8 +1,9 @@
 //! Results that are worth keeping from one process to the next, each in a small file of its own.
 //!
 //! A file begins with three lines of text: what it is, its key, and the BLAKE3 digest of the rest, which is what is kept. It appears only
-//! when it is complete. One that is damaged, or that another program put there, counts as absent and is written anew. The folder is trusted
-//! like the plans are: whoever may write there can make a GPU compute something else.
+//! when it is complete. One that is damaged, or that another program put there, counts as absent and is written anew. Files may be removed at
+//! any time; nothing here removes them. The folder is trusted like the plans are: whoever may write there can make a GPU compute something
+//! else.
 //!
 //! Must not know: what is kept, and when it is out of date: that is in the keys.
 

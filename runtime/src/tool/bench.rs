@@ -93,7 +93,9 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             let measured = GpuBench::measure(&session, ordinal, &views, launches, limit)?;
             report["replay"] = json!(measured.replay);
             report["gpu"] = measured.json();
-            loaded::write_loaded(&session.cuda_report(), &mut text)?;
+            let loaded = session.cuda_report();
+            loaded::write_loaded(&loaded, &mut text)?;
+            report["session"] = loaded::json_loaded(&loaded);
             measured.heading(&mut text)?;
             write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
             measured.table(options.steps, &mut text)?;

@@ -21,8 +21,8 @@ pub struct DenseSearch {
 
 impl DenseMatmul {
     /// Tries the algorithms that the library proposes for a problem, at most `most`, on these operands, and plans the product with the best;
-    /// the first proposal is preferred to what is hardly faster. Takes about `budget` for
-    /// measuring, at least as long as a few runs of the first, and a few milliseconds for each kernel that the process has not loaded yet.
+    /// the first proposal is preferred to what is hardly faster. Takes about `budget` for measuring, at least as long as a few runs of the
+    /// first, and a few milliseconds for each kernel that the process has not loaded yet.
     ///
     /// # Errors
     /// As [`DenseMatmul::new`] and [`DenseMatmul::run`] for the first proposal; a stream that cannot be captured.

@@ -32,10 +32,9 @@ pub struct SearchResult {
 
 impl SparseMatmul {
     /// Tries the library's configurations for a problem on these operands, which should hold values as they will occur (energy, and so
-    /// speed, depends on them), and plans the product with the best; the default is preferred to what is hardly faster. Takes about
-    /// `budget` for measuring, at least as long as a few runs of the default, and a few milliseconds for each kernel that the process has not loaded
-    /// yet. Configurations that need more workspace than is given, or that the
-    /// library refuses, are left out.
+    /// speed, depends on them), and plans the product with the best; the default is preferred to what is hardly faster. Takes about `budget`
+    /// for measuring, at least as long as a few runs of the default, and a few milliseconds for each kernel that the process has not loaded
+    /// yet. Configurations that need more workspace than is given, or that the library refuses, are left out.
     ///
     /// On compute capability 9.0 only the default is tried for f16: others there have executed illegal instructions, after which a process
     /// can no longer use the GPU.

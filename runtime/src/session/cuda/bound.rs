@@ -74,6 +74,7 @@ impl BoundCache {
         gpu: &Gpu,
         place: fn(&mut BoundCache) -> &mut Option<Arc<DeviceBuffer>>,
         bytes: usize,
+        limit: Option<usize>,
     ) -> Result<Arc<DeviceBuffer>, SessionError> {
         if let Some(buffer) = place(self)
             && buffer.len() >= bytes
@@ -83,8 +84,9 @@ impl BoundCache {
         let before = place(self).as_ref().map_or(0, |b| b.len());
         self.entries.clear();
         *place(self) = None;
-        let roomy = DeviceBuffer::new(&gpu.context, bytes.max(before.saturating_add(before / 4)).max(1));
-        let buffer = Arc::new(roomy.or_else(|_| DeviceBuffer::new(&gpu.context, bytes.max(1)))?);
+        let roomy = before.saturating_add(before / 4).min(limit.unwrap_or(usize::MAX)).max(bytes).max(1);
+        let buffer = DeviceBuffer::new(&gpu.context, roomy).or_else(|_| DeviceBuffer::new(&gpu.context, bytes.max(1)));
+        let buffer = Arc::new(buffer?);
         *place(self) = Some(buffer.clone());
         Ok(buffer)
     }
@@ -108,7 +110,7 @@ impl Bound {
         if limit.is_some_and(|limit| layout.total > limit) {
             return Err(SessionError::Memory { bytes: layout.total, why: "over the limit of this session" });
         }
-        let arena = cache.at_least(gpu, |cache| &mut cache.arena, layout.total)?;
+        let arena = cache.at_least(gpu, |cache| &mut cache.arena, layout.total, limit)?;
         let mut planned = Vec::with_capacity(gpu.launches.len());
         for loaded in &gpu.launches {
             planned.push(match &loaded.work {
@@ -117,7 +119,7 @@ impl Bound {
             });
         }
         let needed = planned.iter().flatten().map(Planned::workspace_bytes).max().unwrap_or(0);
-        let workspace = cache.at_least(gpu, |cache| &mut cache.workspace, needed)?;
+        let workspace = cache.at_least(gpu, |cache| &mut cache.workspace, needed, None)?;
         let mut bound = Bound { shapes, ops, layout, offsets, launches: Vec::new(), arena, workspace, graph: None };
         for (loaded, planned) in gpu.launches.iter().zip(planned) {
             let bindable = match (&loaded.work, planned) {

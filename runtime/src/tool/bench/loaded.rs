@@ -1,8 +1,12 @@
 //! What `bench` tells of how a plan came onto a GPU.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
-use crate::session::CudaReport;
+use serde_json::{Value as Json, json};
+
+use crate::session::{CudaReport, ProductChoice};
 use crate::tool::ToolError;
 
 /// Where the time of loading went, and what was chosen.
@@ -19,4 +23,20 @@ pub fn write_loaded(report: &CudaReport, out: &mut dyn Write) -> Result<(), Tool
         report.choices.len() - remembered,
     )?;
     Ok(())
+}
+
+/// The same as JSON.
+pub fn json_loaded(report: &CudaReport) -> Json {
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    let choice = |c: &ProductChoice| {
+        json!({
+            "product": c.problem, "algorithm": c.algorithm, "default_us": ms(c.default) * 1e3, "best_us": ms(c.best) * 1e3,
+            "tried": c.tried, "untried": c.untried, "remembered": c.remembered,
+        })
+    };
+    json!({
+        "loading_ms": report.load.iter().map(|(what, time)| (*what, ms(*time))).collect::<BTreeMap<_, _>>(),
+        "weights_compressed": report.weights.compressed, "weights_cached": report.weights.cached, "plans": report.plans,
+        "products": report.choices.iter().map(choice).collect::<Vec<_>>(),
+    })
 }
