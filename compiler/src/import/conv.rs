@@ -259,7 +259,7 @@ fn backwards(kernel: &[usize]) -> Slice {
 }
 
 /// With stride s, results s apart read the same elements of the kernel: one convolution of the input as it is, with ⌈kernel/s⌉ elements per
-/// window, gives all s phases as channels, and they are interleaved. w: [O, C/groups, kernel…].
+/// window, gives all s phases as channels, [groups, phases…, filters], and they are interleaved. w: [O, C/groups, kernel…].
 fn by_phases(
     cx: &mut NodeContext<'_>,
     axes: &[Transposed],
@@ -270,29 +270,32 @@ fn by_phases(
 ) -> Imported {
     let (n, shape, weight) = (axes.len(), cx.shape(x), cx.shape(w));
     let taps: Vec<usize> = axes.iter().map(|a| a.kernel.div_ceil(a.stride)).collect();
-    let phases: usize = axes.iter().map(|a| a.stride).product();
+    let strides: Vec<Dim> = axes.iter().map(|a| a.stride.into()).collect();
+    let channels = weight[0].clone() * Dim::product(&strides);
+    let filters = weight[0]
+        .exact_div(&groups.into())
+        .ok_or_else(|| Refusal::new(format!("{} filters are not a multiple of {groups} groups", weight[0])))?;
 
-    let (mut growth, mut parted) = (vec![(0, 0); 2], weight[..2].to_vec());
-    for (axis, &taps) in axes.iter().zip(&taps) {
+    let (mut growth, mut parted) = (vec![(0, 0); 2], vec![groups.into(), filters.clone(), weight[1].clone()]);
+    for ((axis, stride), &taps) in axes.iter().zip(&strides).zip(&taps) {
         growth.push((0, (taps * axis.stride - axis.kernel) as i64));
-        parted.extend([taps.into(), axis.stride.into()]);
+        parted.extend([taps.into(), stride.clone()]);
     }
     let mut kernel = w;
     if growth.iter().any(|g| *g != (0, 0)) {
         kernel = cx.add(Pad { mode: PadMode::Constant, pads: growth }, &[kernel])?;
     }
     kernel = cx.add(Reshape { shape: parted }, &[kernel])?;
-    let perm = [0].into_iter().chain((0..n).map(|i| 3 + 2 * i)).chain([1]).chain((0..n).map(|i| 2 + 2 * i)).collect();
+    let perm = [0].into_iter().chain((0..n).map(|i| 4 + 2 * i)).chain([1, 2]).chain((0..n).map(|i| 3 + 2 * i)).collect();
     kernel = cx.add(Transpose { perm }, &[kernel])?;
-    let channels = weight[0].clone() * phases.into();
     let joined = [channels.clone(), weight[1].clone()].into_iter().chain(taps.iter().map(|t| Dim::from(*t))).collect();
     kernel = cx.add(Reshape { shape: joined }, &[kernel])?;
     kernel = cx.add(backwards(&taps), &[kernel])?;
     let bias = match bias {
         None => None,
         Some(bias) => {
-            let column = cx.add(Reshape { shape: vec![weight[0].clone(), 1.into()] }, &[bias])?;
-            let repeated = cx.add(Expand { shape: vec![weight[0].clone(), phases.into()] }, &[column])?;
+            let row = cx.add(Reshape { shape: vec![groups.into(), 1.into(), filters.clone()] }, &[bias])?;
+            let repeated = cx.add(Expand { shape: vec![groups.into(), Dim::product(&strides), filters.clone()] }, &[row])?;
             Some(cx.add(Reshape { shape: vec![channels] }, &[repeated])?)
         }
     };
@@ -307,14 +310,15 @@ fn by_phases(
     let y = cx.add_optional(Conv { windows, groups }, &[Some(x), Some(kernel), bias])?;
 
     let counts = cx.shape(y)[2..].to_vec();
-    let mut split = vec![shape[0].clone(), weight[0].clone()];
-    split.extend(axes.iter().map(|a| Dim::from(a.stride)));
+    let mut split = vec![shape[0].clone(), groups.into()];
+    split.extend_from_slice(&strides);
+    split.push(filters);
     split.extend_from_slice(&counts);
     let y = cx.add(Reshape { shape: split }, &[y])?;
-    let perm = [0, 1].into_iter().chain((0..n).flat_map(|i| [2 + n + i, 2 + i])).collect();
+    let perm = [0, 1, 2 + n].into_iter().chain((0..n).flat_map(|i| [3 + n + i, 2 + i])).collect();
     let y = cx.add(Transpose { perm }, &[y])?;
     let mut interleaved = vec![shape[0].clone(), weight[0].clone()];
-    interleaved.extend(counts.iter().zip(axes).map(|(d, a)| d.clone() * a.stride.into()));
+    interleaved.extend(counts.iter().zip(&strides).map(|(d, s)| d.clone() * s.clone()));
     let y = cx.add(Reshape { shape: interleaved }, &[y])?;
     let cut = |(i, a): (usize, &Transposed)| SliceAxis { axis: i + 2, start: a.before.into(), len: a.length.clone(), step: 1 };
     Ok(vec![cx.add(Slice { axes: axes.iter().enumerate().map(cut).collect() }, &[y])?])

@@ -161,33 +161,30 @@ impl Rewriter<'_> {
         self.emit("/rows", Reshape { shape: flat }, &[patches])
     }
 
-    /// Any windows, K in the order of the window's elements, each with all channels.
+    /// Any windows, K in the order of the window's elements, each with all channels: these lie side by side from the first step on.
     fn taps(&mut self, x: ValueRef, counts: &[Dim], k: usize) -> Result<ValueRef, PassError> {
         let Windows { kernel, strides, dilations, pads } = self.windows;
-        let batch = self.graph.ty(x).shape[0].clone();
-        let mut padded = x;
+        let (batch, axes) = (self.graph.ty(x).shape[0].clone(), kernel.len());
+        let perm = [0].into_iter().chain(2..axes + 2).chain([1]).collect();
+        let mut padded = self.emit("/channels_last", Transpose { perm }, &[x])?;
         if pads.iter().any(|p| *p != (0, 0)) {
-            let pads = [(0, 0); 2].into_iter().chain(pads.iter().map(|(a, b)| (*a as i64, *b as i64))).collect();
+            let pads = pads.iter().map(|(a, b)| (*a as i64, *b as i64));
+            let pads = [(0, 0)].into_iter().chain(pads).chain([(0, 0)]).collect();
             padded = self.emit("/border", Pad { mode: PadMode::Constant, pads }, &[padded])?;
         }
         let mut taps = Vec::new();
         for tap in 0..kernel.iter().product::<usize>() {
             let mut rest = tap;
-            let mut axes = Vec::new();
-            for axis in (0..kernel.len()).rev() {
-                let start = rest % kernel[axis] * dilations[axis];
+            let mut cuts = Vec::new();
+            for axis in (0..axes).rev() {
+                let start = (rest % kernel[axis] * dilations[axis]).into();
                 rest /= kernel[axis];
-                axes.insert(
-                    0,
-                    SliceAxis { axis: axis + 2, start: start.into(), len: counts[axis].clone(), step: strides[axis] as i64 },
-                );
+                cuts.insert(0, SliceAxis { axis: axis + 1, start, len: counts[axis].clone(), step: strides[axis] as i64 });
             }
-            taps.push(self.emit(&format!("/tap{tap}"), Slice { axes }, &[padded])?);
+            taps.push(self.emit(&format!("/tap{tap}"), Slice { axes: cuts }, &[padded])?);
         }
-        let joined = self.emit("/taps", Concat { axis: 1 }, &taps)?;
-        let flat = vec![batch, k.into(), Dim::product(counts)];
-        let flat = self.emit("/columns", Reshape { shape: flat }, &[joined])?;
-        self.emit("/rows", Transpose { perm: vec![0, 2, 1] }, &[flat])
+        let joined = self.emit("/taps", Concat { axis: axes + 1 }, &taps)?;
+        self.emit("/rows", Reshape { shape: vec![batch, Dim::product(counts), k.into()] }, &[joined])
     }
 }
 
