@@ -105,6 +105,14 @@ impl Session {
         self.on_cuda()?.time(inputs, times)
     }
 
+    /// The time of one replay of the graph on a GPU when `times` of them follow each other without a wait between them.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU.
+    pub fn steady_replay_time(&self, inputs: &[(&str, TensorView<'_>)], times: u32) -> Result<Duration, SessionError> {
+        self.on_cuda()?.steady_time(inputs, times)
+    }
+
     /// The time of each launch on a GPU by itself, on what the launches before it make of the inputs.
     ///
     /// # Errors

@@ -98,6 +98,7 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             report["session"] = loaded::json_loaded(&loaded);
             measured.heading(&mut text)?;
             write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
+            measured.write_steady(&mut text)?;
             measured.table(options.steps, &mut text)?;
         }
         _ => {

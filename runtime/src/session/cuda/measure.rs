@@ -93,6 +93,26 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// The time of a replay of the graph when `times` of them follow each other without a wait, so that what the host does to start one is hidden.
+    pub fn steady_time(&self, given: &[(&str, TensorView<'_>)], times: u32) -> Result<Duration, SessionError> {
+        self.with_bound(given, |gpu, bound, stream, fault, arranged| {
+            gpu.upload(bound, stream, arranged)?;
+            let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
+            // The first replays are not timed: the device falls idle between them and the upload.
+            for at in 0..=times + 1 {
+                if at == 2 {
+                    stream.record(&before)?;
+                }
+                bound.replay(gpu, stream, stream, fault)?;
+            }
+            stream.record(&after)?;
+            after.synchronize()?;
+            Ok(after.since(&before)? / times.max(1))
+        })
+    }
+}
+
 /// The time of one launch, from `replays` replays of a graph that holds it `recorded` times: their median.
 fn replay_time(
     gpu: &Gpu,

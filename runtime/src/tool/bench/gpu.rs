@@ -28,6 +28,8 @@ pub struct GpuBench {
     driver: String,
     /// Of the graph, from device memory to device memory.
     pub replay: Option<Latency>,
+    /// Of a replay among many that follow each other without a wait.
+    steady: Duration,
     /// While it was replayed; an error where NVML is missing.
     clocks: Result<Clocks, String>,
     launches: Vec<LaunchTime>,
@@ -66,6 +68,7 @@ impl GpuBench {
         while start.elapsed() < enough {
             times.extend(session.replay_times(inputs, REPLAYS)?);
         }
+        let steady = session.steady_replay_time(inputs, REPLAYS as u32)?;
         let clocks = watch.map(Watch::stop);
         let (launches, ceilings) = if launches {
             let launches = session.launch_times(inputs)?;
@@ -79,7 +82,7 @@ impl GpuBench {
             (Vec::new(), Ceilings::default())
         };
         let name = context.device().name.clone();
-        Ok(GpuBench { name, driver, replay: Latency::of(&times), clocks, launches, ceilings })
+        Ok(GpuBench { name, driver, replay: Latency::of(&times), steady, clocks, launches, ceilings })
     }
 
     /// The launches' times added up.
@@ -110,8 +113,13 @@ impl GpuBench {
         };
         json!({
             "name": self.name, "driver": self.driver, "clocks": clocks, "clocks_missing": missing, "ceilings": self.ceilings,
-            "launches": launches, "launches_sum_us": micros(self.sum()),
+            "steady_replay_us": micros(self.steady), "launches": launches, "launches_sum_us": micros(self.sum()),
         })
+    }
+
+    /// The time of a replay among many that follow each other.
+    pub fn write_steady(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+        Ok(writeln!(out, "graph replayed again and again, without a wait between: {:.1} µs each", micros(self.steady))?)
     }
 
     /// What it says above the table of launches.
@@ -153,11 +161,9 @@ impl GpuBench {
             writeln!(out, "  not measured: {missing}")?;
         }
         let sum = self.sum();
-        write!(out, "{} launches added up: {:.1} µs", self.launches.len(), micros(sum))?;
-        match &self.replay {
-            Some(r) => writeln!(out, ", {:.3} of the replay's median", sum.as_secs_f64() * 1e3 / r.p50_ms)?,
-            None => writeln!(out)?,
-        }
+        let of_steady = sum.as_secs_f64() / self.steady.as_secs_f64().max(1e-12);
+        let count = self.launches.len();
+        writeln!(out, "{count} launches added up: {:.1} µs, {of_steady:.3} of a replay among many", micros(sum))?;
         let rows: Vec<Row<'_>> = if each { self.launches.iter().map(Row::of).collect() } else { self.grouped() };
         writeln!(
             out,
@@ -263,6 +269,7 @@ mod tests {
             name: "GPU".into(),
             driver: "1".into(),
             replay: Latency::of(&[Duration::from_micros(400)]),
+            steady: Duration::from_micros(320),
             clocks: Err("no NVML".into()),
             launches: vec![
                 launch("a", kernel(), 100, 100_000_000, None),
@@ -277,14 +284,16 @@ mod tests {
         };
         let mut text = Vec::new();
         bench.heading(&mut text).unwrap();
+        bench.write_steady(&mut text).unwrap();
         bench.table(false, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         for line in [
             "GPU, driver 1",
             "no clocks and watts: no NVML",
+            "graph replayed again and again, without a wait between: 320.0 µs each",
             "ceilings: copy 4000 GB/s, dense products in TFLOPS: i8 1000",
             "  not measured: product of bf16: no library",
-            "3 launches added up: 400.0 µs, 1.000 of the replay's median",
+            "3 launches added up: 400.0 µs, 1.250 of a replay among many",
             "     2     200.00    50%        -        -     2000     50%  Binary QuantLift",
             "     1     200.00    50%     2000     200%       10      0%  SparseGemm i8, cuSPARSELt",
         ] {
