@@ -52,8 +52,10 @@ template <int BYTES> using BitsOf = typename Bits<BYTES>::Type;
 /// The same bytes as another type.
 template <class To, class From> __device__ __forceinline__ To bit_cast(const From& from) {
     static_assert(sizeof(To) == sizeof(From), "the same bytes");
+    // A copy first: what memcpy takes from memory itself it takes byte by byte, for it does not see the alignment.
+    const From copy = from;
     To to;
-    memcpy(&to, &from, sizeof(To));
+    memcpy(&to, &copy, sizeof(To));
     return to;
 }
 

@@ -61,6 +61,21 @@ pub struct Kernel {
     pub shared_bytes: u32,
     /// Arguments, in order.
     pub arguments: Vec<Argument>,
+    /// Another way to do the same, with the same arguments, that is better when there is much to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk: Option<Bulk>,
+}
+
+/// Launched in place of a kernel where it has enough blocks to fill a GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Bulk {
+    pub symbol: String,
+    pub blocks: Dim,
+    pub threads: u32,
+    pub shared_bytes: u32,
+    /// Enough blocks.
+    pub least_blocks: u32,
 }
 
 /// An argument of a kernel.

@@ -71,10 +71,13 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
             Work::Product if steps > 1 => return fail(place, "a product by a library is one step".into()),
             Work::Product => {}
             Work::Kernel(kernel) => {
-                if kernel.threads == 0 || kernel.threads > MAX_THREADS {
-                    return fail(place, format!("blocks of {} threads", kernel.threads));
+                let bulk = kernel.bulk.iter().map(|b| (b.threads, &b.blocks));
+                for (threads, blocks) in bulk.chain([(kernel.threads, &kernel.blocks)]) {
+                    if threads == 0 || threads > MAX_THREADS {
+                        return fail(place, format!("blocks of {threads} threads"));
+                    }
+                    check_extents(&place, [blocks], symbols)?;
                 }
-                check_extents(&place, [&kernel.blocks], symbols)?;
                 for argument in &kernel.arguments {
                     match argument {
                         Argument::Integer(d) => check_extents(&place, [d], symbols)?,

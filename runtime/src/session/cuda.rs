@@ -51,7 +51,7 @@ struct Loaded {
 }
 
 enum LoadedWork {
-    Kernel { function: Function, launch: crate::plan::cuda::Kernel },
+    Kernel { function: Function, bulk: Option<Function>, launch: crate::plan::cuda::Kernel },
     Product(Product),
 }
 
@@ -107,7 +107,8 @@ impl Gpu {
             let work = match work {
                 Work::Kernel(launch) => {
                     let module = module.as_ref().expect("an architecture was chosen among the modules");
-                    LoadedWork::Kernel { function: module.function(&launch.symbol, launch.shared_bytes)?, launch }
+                    let bulk = launch.bulk.as_ref().map(|b| module.function(&b.symbol, b.shared_bytes)).transpose()?;
+                    LoadedWork::Kernel { function: module.function(&launch.symbol, launch.shared_bytes)?, bulk, launch }
                 }
                 Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),
             };

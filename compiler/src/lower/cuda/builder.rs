@@ -5,7 +5,7 @@
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
-use sliderun::plan::cuda::{Argument, Kernel};
+use sliderun::plan::cuda::{Argument, Bulk, Kernel};
 use sliderun::plan::manifest::{Program, Storage, Value, ValueId};
 
 /// A kernel that is being written.
@@ -19,6 +19,17 @@ pub struct KernelBuilder<'p> {
     parameters: Vec<String>,
     /// Statements before the body.
     prologue: String,
+}
+
+/// How a kernel's work is shared out.
+pub struct Form {
+    pub blocks: Dim,
+    pub threads: usize,
+    /// Blocks that a multiprocessor must have room for; 0 leaves that to the compiler.
+    pub resident: usize,
+    pub shared_bytes: usize,
+    /// Statements.
+    pub body: String,
 }
 
 /// A kernel and its C++ definition.
@@ -123,20 +134,37 @@ impl<'p> KernelBuilder<'p> {
 
     /// The finished kernel.
     pub fn finish(self, blocks: Dim, threads: usize, shared_bytes: usize, body: &str) -> Generated {
-        let source = format!(
-            "extern \"C\" __global__ void __launch_bounds__({threads}) {}({}) {{\n{}{body}}}\n",
-            self.symbol,
-            self.parameters.join(", "),
-            self.prologue
-        );
+        self.finish_forms(Form { blocks, threads, resident: 0, shared_bytes, body: body.to_owned() }, None)
+    }
+
+    /// The finished kernel, and the form that takes its place where that has at least so many blocks.
+    pub fn finish_forms(self, form: Form, bulk: Option<(u32, Form)>) -> Generated {
         let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
+        let define = |symbol: &str, form: &Form| {
+            let resident = if form.resident > 0 { format!(", {}", form.resident) } else { String::new() };
+            format!(
+                "extern \"C\" __global__ void __launch_bounds__({}{resident}) {symbol}({}) {{\n{}{}}}\n",
+                form.threads,
+                self.parameters.join(", "),
+                self.prologue,
+                form.body
+            )
+        };
+        let mut source = define(&self.symbol, &form);
+        let bulk = bulk.map(|(least_blocks, bulk)| {
+            let symbol = format!("{}_bulk", self.symbol);
+            source.push_str(&define(&symbol, &bulk));
+            let (threads, shared_bytes) = (narrow(bulk.threads), narrow(bulk.shared_bytes));
+            Bulk { symbol, blocks: bulk.blocks, threads, shared_bytes, least_blocks }
+        });
         Generated {
             kernel: Kernel {
                 symbol: self.symbol,
-                blocks,
-                threads: narrow(threads),
-                shared_bytes: narrow(shared_bytes),
+                blocks: form.blocks,
+                threads: narrow(form.threads),
+                shared_bytes: narrow(form.shared_bytes),
                 arguments: self.arguments,
+                bulk,
             },
             source,
         }

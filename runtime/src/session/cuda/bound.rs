@@ -9,7 +9,7 @@ use super::super::program::{Source, index, step_error};
 use super::products::Planned;
 use super::{Gpu, Loaded, LoadedWork};
 use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, GraphExec, LaunchShape, Stream};
-use crate::dim::Bindings;
+use crate::dim::{Bindings, Dim};
 use crate::op::Op;
 use crate::plan::arena::{self, Layout, Lifetime};
 use crate::plan::cuda::Argument;
@@ -33,7 +33,12 @@ pub struct Bound {
 }
 
 enum Bindable {
-    Kernel(LaunchShape, Args),
+    /// Its bulk form where that is said.
+    Kernel {
+        bulk: bool,
+        shape: LaunchShape,
+        args: Args,
+    },
     Product(Planned),
 }
 
@@ -142,9 +147,20 @@ impl Bound {
     ) -> Result<Bindable, SessionError> {
         let step = &gpu.program.steps[loaded.steps.end - 1];
         let fail = |reason: String| step_error(step, reason);
-        let blocks = launch.blocks.eval(symbols).map_err(|e| fail(e.to_string()))?;
-        let blocks =
-            u32::try_from(blocks).ok().filter(|b| *b <= i32::MAX as u32).ok_or_else(|| fail(format!("{blocks} blocks")))?;
+        let grid = |blocks: &Dim| {
+            let blocks = blocks.eval(symbols).map_err(|e| fail(e.to_string()))?;
+            u32::try_from(blocks).ok().filter(|b| *b <= i32::MAX as u32).ok_or_else(|| fail(format!("{blocks} blocks")))
+        };
+        let shape = |blocks, threads, shared_bytes| LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes };
+        let mut bulk = None;
+        if let Some(form) = &launch.bulk {
+            let blocks = grid(&form.blocks)?;
+            bulk = (blocks >= form.least_blocks).then(|| shape(blocks, form.threads, form.shared_bytes));
+        }
+        let chosen = match bulk {
+            Some(shape) => shape,
+            None => shape(grid(&launch.blocks)?, launch.threads, launch.shared_bytes),
+        };
         let mut args = Args::new();
         for argument in &launch.arguments {
             match argument {
@@ -167,10 +183,7 @@ impl Bound {
                 }
             }
         }
-        Ok(Bindable::Kernel(
-            LaunchShape { grid: [blocks, 1, 1], block: [launch.threads, 1, 1], shared_bytes: launch.shared_bytes },
-            args,
-        ))
+        Ok(Bindable::Kernel { bulk: bulk.is_some(), shape: chosen, args })
     }
 
     /// Where a value lies on the device.
@@ -217,7 +230,8 @@ impl Bound {
         let loaded = &gpu.launches[at];
         let step = &gpu.program.steps[loaded.steps.end - 1];
         match (&loaded.work, &self.launches[at]) {
-            (LoadedWork::Kernel { function, .. }, Bindable::Kernel(shape, args)) => {
+            (LoadedWork::Kernel { function, bulk: many, .. }, Bindable::Kernel { bulk, shape, args }) => {
+                let function = many.as_ref().filter(|_| *bulk).unwrap_or(function);
                 // SAFETY: the arguments are values in the arena and constants, as large as the program's types say, which outlive the
                 // stream's work; that the kernel stays within them is what a plan with cubins is trusted for.
                 #[allow(unsafe_code)]
