@@ -211,8 +211,8 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
         }
     }
 
-    /// The row in registers, all of it; it has begun. IN_MEMORY: it can be loaded again.
-    template <bool IN_MEMORY> __device__ __forceinline__ void convert_held(const X (&held)[Shape::VECTORS], float* reported) const {
+    /// The row in registers, all of it, of whoever calculated it; it has begun.
+    __device__ __forceinline__ void convert_held(const X (&held)[Shape::VECTORS], float* reported) const {
         static_assert(Shape::SEGMENTS == 1, "longer rows are not held");
         auto get = [&](int, int v) { return held[v]; };
         if constexpr (Shape::SCALED) {
@@ -221,12 +221,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(held[v]);
             }
-            const unsigned largest = row_max<Tile::THREADS>(absmax.bits());
-            if constexpr (IN_MEMORY) {
-                quantize_all<1>(get, [&](int at, int) { return load(at); }, largest, reported);
-            } else {
-                quantize_all<UNROLL>(get, get, largest, reported);
-            }
+            quantize_all<UNROLL>(get, get, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             convert_all(get);
         }
@@ -278,36 +273,6 @@ __device__ __forceinline__ void quant_lift(const In* x, Out* out, float* scale, 
     Row{x + row * K, index, out + row * LIFTED, shared, thread}.run(scale + row);
 }
 
-/// As `quant_lift`, for many rows: each block does COUNT that follow each other and loads one while it converts the one before.
-///
-/// Launch: blocks of Tile::THREADS threads, ⌈rows / COUNT⌉ of them; Tile::ROWS is 1.
-template <class In, class Out, int N, int K, int LIFTED, class Tile, int COUNT>
-__device__ __forceinline__ void quant_lift_many(const In* x, Out* out, float* scale, long long rows) {
-    static_assert(LIFTED == LiftLayout<N, K>::LIFTED, "the lifted extent is that of the method's definition");
-    static_assert(Tile::ROWS == 1, "a block does one row after the other");
-    using Row = QuantLiftRow<In, Out, N, K, Tile, false>;
-    using Shape = typename Row::Shape;
-    static_assert(Shape::STAGED, "rows stay in registers");
-    alignas(VECTOR_BYTES) __shared__ BitsOf<sizeof(Out)> lifted[Shape::SHARED];
-    const long long first = static_cast<long long>(blockIdx.x) * COUNT;
-    const int count = rows - first < COUNT ? static_cast<int>(rows - first) : COUNT;
-    Row row{x + first * K, nullptr, out + first * LIFTED, reinterpret_cast<Out*>(lifted), static_cast<int>(threadIdx.x)};
-    typename Row::X now[Shape::VECTORS], next[Shape::VECTORS];
-    row.load_all(now);
-    row.begin();
-    for (int i = 0; i < count; ++i) {
-        if (i + 1 < count) {
-            Row{row.x + K, nullptr, nullptr, nullptr, row.thread}.load_all(next);
-        }
-        // Its barriers also keep a row's threads from what the row before has in shared memory.
-        row.template convert_held<true>(now, scale + first + i);
-        row.x += K;
-        row.out += LIFTED;
-#pragma unroll
-        for (int v = 0; v < Shape::VECTORS; ++v) now[v] = next[v];
-    }
-}
-
 /// As `quant_lift`, of a row of `rows.cuh` in registers whose elements are values of type In. Whole groups call it, one call per kernel.
 template <class In, class Out, int N, int K, int LIFTED, class Held>
 __device__ __forceinline__ void quant_lift_held(const Held& row, long long index, Out* out, float* scale) {
@@ -326,7 +291,7 @@ __device__ __forceinline__ void quant_lift_held(const Held& row, long long index
     Out* shared = reinterpret_cast<Out*>(lifted) + of_block * Row::Shape::SHARED;
     const Row lift{nullptr, nullptr, out + index * LIFTED, shared, static_cast<int>(threadIdx.x % Tile::THREADS)};
     lift.begin();
-    lift.template convert_held<false>(held, scale + index);
+    lift.convert_held(held, scale + index);
 }
 
 } // namespace slide

@@ -6,7 +6,7 @@ use sliderun::op::Op;
 use sliderun::op::attention::Attention;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
-use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float};
+use super::builder::{Form, Generated, KernelBuilder, ceil_div, element_type, float};
 
 /// How a block goes through the work, as `attention.cuh` and `attention_f32.cuh` define it.
 struct Tile {
@@ -18,10 +18,18 @@ struct Tile {
 }
 
 impl Tile {
-    /// Tensor cores: blocks of one query tile, the keys parted among four warps, for latency; from 128 on, sums that one warp cannot hold
-    /// beside its scores rule that out.
-    fn tensor_cores(d: usize, e: usize) -> Tile {
-        let (query_warps, key_warps, key_tile, stages) = if d.max(e) <= 64 { (1, 4, 32, 1) } else { (4, 1, 32, 2) };
+    /// Tensor cores, for few queries: blocks of one query tile, the keys parted among four warps, for latency; from 128 on, sums that one
+    /// warp cannot hold beside its scores rule that out.
+    fn latency(d: usize, e: usize) -> Tile {
+        if d.max(e) <= 64 { Tile::tensor_cores(d, e, [1, 4, 32, 1]) } else { Tile::tensor_cores(d, e, [4, 1, 32, 2]) }
+    }
+
+    /// For many: four query tiles share what is read of the keys.
+    fn bulk(d: usize, e: usize) -> Option<Tile> {
+        (d.max(e) <= 64).then(|| Tile::tensor_cores(d, e, [4, 1, 64, 2]))
+    }
+
+    fn tensor_cores(d: usize, e: usize, [query_warps, key_warps, key_tile, stages]: [usize; 4]) -> Tile {
         let (d_steps, e_steps) = (d.div_ceil(16), e.div_ceil(16));
         let row = |chunks: usize| 16 * (chunks | 1);
         let queries = 16 * query_warps;
@@ -75,7 +83,10 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
             op.heads, query.shape[2], value.shape[2]
         ));
     };
-    let tile = if query.dtype == DType::F32 { Tile::plain(d, e) } else { Tile::tensor_cores(d, e) };
+    let (tile, bulk) = match query.dtype {
+        DType::F32 => (Tile::plain(d, e), None),
+        _ => (Tile::latency(d, e), Tile::bulk(d, e)),
+    };
     let c = element_type(query.dtype);
     let heads = |b: &mut KernelBuilder<'_>, pointer: String, of: ValueId| {
         let [_, rows, width] = b.ty(of).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
@@ -117,15 +128,19 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         }
     };
     let (tokens_text, total_text) = (b.extent(&tokens), b.extent(&total));
-    let body = format!(
-        "    extern __shared__ __align__(16) unsigned char shared[];\n    \
-         const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {}, 1, {tokens_text}, {total_text}, {}, 0}};\n    \
-         slide::{}<{}, slide::Visibility::ALL>(arguments, shared);\n",
-        op.heads,
-        float(op.scale),
-        tile.function,
-        tile.cpp,
-    );
-    let blocks = query.shape[0].clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries);
-    Ok(b.finish(blocks, tile.threads, tile.shared_bytes, &body))
+    let form = |tile: Tile| Form {
+        blocks: query.shape[0].clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries),
+        threads: tile.threads,
+        shared_bytes: tile.shared_bytes,
+        body: format!(
+            "    extern __shared__ __align__(16) unsigned char shared[];\n    \
+             const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {}, 1, {tokens_text}, {total_text}, {}, 0}};\n    \
+             slide::{}<{}, slide::Visibility::ALL>(arguments, shared);\n",
+            op.heads,
+            float(op.scale),
+            tile.function,
+            tile.cpp,
+        ),
+    };
+    Ok(b.finish_forms(form(tile), bulk.map(form)))
 }

@@ -25,8 +25,6 @@ pub struct KernelBuilder<'p> {
 pub struct Form {
     pub blocks: Dim,
     pub threads: usize,
-    /// Blocks that a multiprocessor must have room for; 0 leaves that to the compiler.
-    pub resident: usize,
     pub shared_bytes: usize,
     /// Statements.
     pub body: String,
@@ -134,16 +132,17 @@ impl<'p> KernelBuilder<'p> {
 
     /// The finished kernel.
     pub fn finish(self, blocks: Dim, threads: usize, shared_bytes: usize, body: &str) -> Generated {
-        self.finish_forms(Form { blocks, threads, resident: 0, shared_bytes, body: body.to_owned() }, None)
+        self.finish_forms(Form { blocks, threads, shared_bytes, body: body.to_owned() }, None)
     }
 
-    /// The finished kernel, and the form that takes its place where that has at least so many blocks.
-    pub fn finish_forms(self, form: Form, bulk: Option<(u32, Form)>) -> Generated {
+    /// The finished kernel, and the form that takes its place where that has enough blocks to fill a GPU.
+    pub fn finish_forms(self, form: Form, bulk: Option<Form>) -> Generated {
+        // Four for each multiprocessor of a large GPU.
+        const ENOUGH: u32 = 512;
         let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
         let define = |symbol: &str, form: &Form| {
-            let resident = if form.resident > 0 { format!(", {}", form.resident) } else { String::new() };
             format!(
-                "extern \"C\" __global__ void __launch_bounds__({}{resident}) {symbol}({}) {{\n{}{}}}\n",
+                "extern \"C\" __global__ void __launch_bounds__({}) {symbol}({}) {{\n{}{}}}\n",
                 form.threads,
                 self.parameters.join(", "),
                 self.prologue,
@@ -151,11 +150,11 @@ impl<'p> KernelBuilder<'p> {
             )
         };
         let mut source = define(&self.symbol, &form);
-        let bulk = bulk.map(|(least_blocks, bulk)| {
+        let bulk = bulk.map(|bulk| {
             let symbol = format!("{}_bulk", self.symbol);
             source.push_str(&define(&symbol, &bulk));
             let (threads, shared_bytes) = (narrow(bulk.threads), narrow(bulk.shared_bytes));
-            Bulk { symbol, blocks: bulk.blocks, threads, shared_bytes, least_blocks }
+            Bulk { symbol, blocks: bulk.blocks, threads, shared_bytes, least_blocks: ENOUGH }
         });
         Generated {
             kernel: Kernel {

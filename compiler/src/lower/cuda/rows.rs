@@ -8,7 +8,7 @@ use sliderun::plan::manifest::{Program, Step, ValueId};
 
 use slidec_kernels::launch::{DEQUANT_ROWS, DequantTile, RowTile};
 
-use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float, rows_of};
+use super::builder::{Form, Generated, KernelBuilder, ceil_div, element_type, float, rows_of};
 use super::pointwise::functor;
 
 /// How a row is held: the C++ type, threads per block and rows per block.
@@ -112,23 +112,28 @@ pub fn quant_lift(program: &Program, launch: usize, step: &Step, op: &QuantLift)
     let x = operand(step, 0);
     let ty = b.ty(x).clone();
     let n = segment.pattern.map_or(1, |p| p.n());
-    let tile = RowTile::for_row(op.layout.k(), ty.dtype.size());
+    let [tile, bulk] = [RowTile::for_row, RowTile::bulk].map(|tile| tile(op.layout.k(), ty.dtype.size()));
     let (from, to) = (b.input(x), b.output(step.outputs[0]));
     let scale = match step.outputs.get(1) {
         Some(&scale) => b.output(scale),
         None => "nullptr".into(),
     };
     let rows = b.long_extent(&rows_of(&ty.shape));
-    let call = format!(
-        "    slide::quant_lift<{}, {}, {n}, {}, {}, slide::RowTile<{}, {}>>({from}, {to}, {scale}, {rows});\n",
-        element_type(ty.dtype),
-        element_type(op.to),
-        op.layout.k(),
-        op.layout.lifted(),
-        tile.threads,
-        tile.rows
-    );
-    Ok(b.finish(ceil_div(&rows_of(&ty.shape), tile.rows), tile.block(), 0, &call))
+    let form = |tile: RowTile| Form {
+        blocks: ceil_div(&rows_of(&ty.shape), tile.rows),
+        threads: tile.block(),
+        shared_bytes: 0,
+        body: format!(
+            "    slide::quant_lift<{}, {}, {n}, {}, {}, slide::RowTile<{}, {}>>({from}, {to}, {scale}, {rows});\n",
+            element_type(ty.dtype),
+            element_type(op.to),
+            op.layout.k(),
+            op.layout.lifted(),
+            tile.threads,
+            tile.rows
+        ),
+    };
+    Ok(b.finish_forms(form(tile), (bulk != tile).then(|| form(bulk))))
 }
 
 /// Dequant.
