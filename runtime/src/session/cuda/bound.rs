@@ -186,6 +186,11 @@ impl Bound {
         Ok(Bindable::Kernel { bulk: bulk.is_some(), shape: chosen, args })
     }
 
+    /// Whether a launch is a kernel's bulk form.
+    pub fn is_bulk(&self, at: usize) -> bool {
+        matches!(self.launches[at], Bindable::Kernel { bulk: true, .. })
+    }
+
     /// Where a value lies on the device.
     pub fn address(&self, gpu: &Gpu, value: usize) -> Option<u64> {
         let root = gpu.program.values[value].root;

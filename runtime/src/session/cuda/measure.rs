@@ -62,10 +62,14 @@ pub enum LaunchWork {
 }
 
 impl LaunchWork {
-    /// What the launch's work is on the device. `op`: the operator of its one step, when it is a product.
-    fn of(work: &LoadedWork, op: &Op) -> LaunchWork {
+    /// What the launch's work is on the device. `op`: the operator of its one step, when it is a product; `bulk`: whether it is a kernel's
+    /// bulk form.
+    fn of(work: &LoadedWork, op: &Op, bulk: bool) -> LaunchWork {
         match work {
-            LoadedWork::Kernel { launch, .. } => LaunchWork::Kernel(launch.symbol.clone()),
+            LoadedWork::Kernel { launch, .. } => {
+                let form = launch.bulk.as_ref().filter(|_| bulk);
+                LaunchWork::Kernel(form.map_or(&launch.symbol, |form| &form.symbol).clone())
+            }
             LoadedWork::Product(_) => LaunchWork::Product(if is_sparse(op) { "cuSPARSELt" } else { "cuBLASLt" }),
         }
     }
@@ -78,14 +82,14 @@ impl Runner {
             gpu.upload(bound, stream, arranged)?;
             fault.as_slice().fill(0, stream)?;
             let mut out = Vec::with_capacity(gpu.launches.len());
-            for (at, loaded) in gpu.launches.iter().enumerate() {
+            for at in 0..gpu.launches.len() {
                 // Libraries load kernels at their first use, which a capture does not allow.
                 bound.launch(gpu, at, stream)?;
                 stream.synchronize()?;
                 let guess = replay_time(gpu, bound, at, stream, FIRST_GUESS, 2)?.max(Duration::from_nanos(100));
                 let times = (REPLAY.as_secs_f64() / guess.as_secs_f64()).ceil() as u32;
                 let time = replay_time(gpu, bound, at, stream, times.clamp(2, MAX_RECORDED), REPLAYS)?;
-                out.push(describe(gpu, bound, loaded, time));
+                out.push(describe(gpu, bound, at, time));
             }
             gpu.check_fault(read_fault(fault, stream)?)?;
             Ok(out)
@@ -141,8 +145,8 @@ fn replay_time(
     Ok(times[times.len() / 2] / recorded)
 }
 
-fn describe(gpu: &Gpu, bound: &Bound, loaded: &Loaded, time: Duration) -> LaunchTime {
-    let program = &gpu.program;
+fn describe(gpu: &Gpu, bound: &Bound, at: usize, time: Duration) -> LaunchTime {
+    let (program, loaded) = (&gpu.program, &gpu.launches[at]);
     let steps = &program.steps[loaded.steps.clone()];
     let last = &steps[steps.len() - 1];
     let first_operand = last.inputs.first().copied().flatten().map(index);
@@ -154,7 +158,7 @@ fn describe(gpu: &Gpu, bound: &Bound, loaded: &Loaded, time: Duration) -> Launch
         time,
         bytes: bytes(gpu, bound, loaded),
         operations: if matches!(loaded.work, LoadedWork::Product(_)) { operations(gpu, bound, loaded) } else { None },
-        work: LaunchWork::of(&loaded.work, &last.op),
+        work: LaunchWork::of(&loaded.work, &last.op, bound.is_bulk(at)),
     }
 }
 
