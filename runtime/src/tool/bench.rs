@@ -18,7 +18,9 @@ use super::{Target, ToolError, random, symbols};
 use crate::dim::Bindings;
 use crate::op::Op;
 use crate::plan::manifest::Manifest;
-use crate::session::{Device, Session, StepTrace};
+#[cfg(feature = "cuda")]
+use crate::session::Device;
+use crate::session::{Session, StepTrace};
 use crate::tensor::TensorView;
 
 /// Runs that are not counted: they fill caches and bind the shapes.
