@@ -7,7 +7,7 @@ use sliderun::plan::Architecture;
 
 use crate::HEADERS;
 use crate::cache::{Cache, Key};
-use crate::nvrtc::{Nvrtc, NvrtcError};
+use crate::nvrtc::{Nvrtc, NvrtcError, Output};
 
 /// The CUDA header by which the folder of all of them is found.
 const CUDA_HEADER: &str = "cuda_fp16.h";
@@ -60,27 +60,45 @@ impl Compiler {
     /// # Errors
     /// Errors in the source, or an architecture that this NVRTC does not know, with its log.
     pub fn compile(&self, source: &str, architecture: Architecture) -> Result<Vec<u8>, CompileError> {
-        let mut options = vec![
-            format!("--gpu-architecture={architecture}"),
-            "--std=c++17".to_owned(),
-            // `constexpr` functions are called on the device.
-            "--device-as-default-execution-space".to_owned(),
-        ];
-        let key = Key::new(source, HEADERS, &options, self.version);
+        let key = Key::new(source, HEADERS, &options(architecture), self.version);
         if let Some(cubin) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
             return Ok(cubin);
         }
-        options.push(format!("--include-path={}", self.include.display()));
-        let cubin = self.nvrtc.compile(source, HEADERS, &options).map_err(|e| match e {
-            NvrtcError::Rejected { log } => CompileError::Rejected { architecture, version: self.version, log },
-            e => failed(&self.nvrtc, &e),
-        })?;
+        let cubin = self.translate(source, architecture, Output::Cubin)?;
         if let Some(cache) = &self.cache {
             // A cache that cannot be written costs time and nothing else.
             let _ = cache.put(&key, &cubin);
         }
         Ok(cubin)
     }
+
+    /// Compiles a source to PTX, for people and tests to read.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn ptx(&self, source: &str, architecture: Architecture) -> Result<String, CompileError> {
+        let ptx = self.translate(source, architecture, Output::Ptx)?;
+        Ok(String::from_utf8_lossy(ptx.strip_suffix(&[0]).unwrap_or(&ptx)).into_owned())
+    }
+
+    fn translate(&self, source: &str, architecture: Architecture, to: Output) -> Result<Vec<u8>, CompileError> {
+        let mut options = options(architecture);
+        options.push(format!("--include-path={}", self.include.display()));
+        self.nvrtc.compile(source, HEADERS, &options, to).map_err(|e| match e {
+            NvrtcError::Rejected { log } => CompileError::Rejected { architecture, version: self.version, log },
+            e => failed(&self.nvrtc, &e),
+        })
+    }
+}
+
+/// Options that the result depends on.
+fn options(architecture: Architecture) -> Vec<String> {
+    vec![
+        format!("--gpu-architecture={architecture}"),
+        "--std=c++17".to_owned(),
+        // `constexpr` functions are called on the device.
+        "--device-as-default-execution-space".to_owned(),
+    ]
 }
 
 fn failed(nvrtc: &Nvrtc, error: &NvrtcError) -> CompileError {

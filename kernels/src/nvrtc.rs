@@ -33,6 +33,8 @@ foreign_functions! {
         fn nvrtcGetProgramLog(program: Program, log: *mut c_char) -> c_int;
         fn nvrtcGetCUBINSize(program: Program, size: *mut usize) -> c_int;
         fn nvrtcGetCUBIN(program: Program, cubin: *mut c_char) -> c_int;
+        fn nvrtcGetPTXSize(program: Program, size: *mut usize) -> c_int;
+        fn nvrtcGetPTX(program: Program, ptx: *mut c_char) -> c_int;
         fn nvrtcDestroyProgram(program: *mut Program) -> c_int;
     }
 }
@@ -47,6 +49,15 @@ pub enum NvrtcError {
     Call { call: &'static str, reason: String },
     #[error("a text for NVRTC has a zero byte in it")]
     ZeroByte(#[from] std::ffi::NulError),
+}
+
+/// What a source is compiled to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Machine code.
+    Cubin,
+    /// The assembly language that it is made from, ending with a zero byte.
+    Ptx,
 }
 
 /// The loaded library.
@@ -79,11 +90,11 @@ impl Nvrtc {
         Ok((major, minor))
     }
 
-    /// Compiles `source`, which may include `headers` (name and text), to a cubin.
+    /// Compiles `source`, which may include `headers` (name and text).
     ///
     /// # Errors
     /// Errors in the source or the options, with the compiler's log.
-    pub fn compile(&self, source: &str, headers: &[(&str, &str)], options: &[String]) -> Result<Vec<u8>, NvrtcError> {
+    pub fn compile(&self, source: &str, headers: &[(&str, &str)], options: &[String], to: Output) -> Result<Vec<u8>, NvrtcError> {
         let source = CString::new(source)?;
         let options = options.iter().map(|o| CString::new(o.as_str())).collect::<Result<Vec<_>, _>>()?;
         let names = headers.iter().map(|(name, _)| CString::new(*name)).collect::<Result<Vec<_>, _>>()?;
@@ -116,7 +127,11 @@ impl Nvrtc {
             return Err(NvrtcError::Rejected { log });
         }
         self.check("nvrtcCompileProgram", compiled)?;
-        self.fetch(&program, ("nvrtcGetCUBINSize", functions.nvrtcGetCUBINSize), ("nvrtcGetCUBIN", functions.nvrtcGetCUBIN))
+        let (size, get) = match to {
+            Output::Cubin => (("nvrtcGetCUBINSize", functions.nvrtcGetCUBINSize), ("nvrtcGetCUBIN", functions.nvrtcGetCUBIN)),
+            Output::Ptx => (("nvrtcGetPTXSize", functions.nvrtcGetPTXSize), ("nvrtcGetPTX", functions.nvrtcGetPTX)),
+        };
+        self.fetch(&program, size, get)
     }
 
     /// Bytes that NVRTC gives by two calls: their number, then themselves.

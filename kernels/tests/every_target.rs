@@ -79,3 +79,35 @@ fn errors_carry_the_log() {
     let unknown = message("", "sm_999");
     assert!(unknown.contains("sm_999") && unknown.contains("gpu-architecture"), "{unknown}");
 }
+
+/// Rows are loaded by 16 bytes at a time; the compiler takes them apart where it loses sight of their alignment, and the kernel is right and
+/// half as fast.
+#[test]
+fn rows_are_loaded_in_whole_vectors() {
+    let Some(compiler) = compiler(None) else { return };
+    let source = r#"
+        #include "dequant.cuh"
+        #include "norm.cuh"
+        #include "quant_lift.cuh"
+        using namespace slide;
+        using bf16 = __nv_bfloat16;
+        extern "C" __global__ void quantized(const bf16* x, signed char* to, float* scale, long long rows) {
+            quant_lift<bf16, signed char, 4, 3584, 5376, RowTile<128, 1>>(x, to, scale, rows);
+        }
+        extern "C" __global__ void scaled(const int* x, const float* token, const float* channel, bf16* to, long long rows) {
+            dequant<int, bf16, 3584, false, 64>(x, token, channel, nullptr, to, rows, Activate<Identity>{{}});
+        }
+        extern "C" __global__ void normal(const bf16* x, const bf16* scale, bf16* y, long long rows) {
+            using Row = RegisterRow<RowGroup<224, 1>, 3584, 8>;
+            normalize<Row, Norm::LAYER>(MatrixRows<bf16>{x, 3584}, SameRow<bf16>{scale}, NoBias{}, MatrixSink<bf16>{y, 3584}, rows, 3584, 1e-5f);
+        }"#;
+    let ptx = compiler.ptx(source, "sm_90a".parse().unwrap()).unwrap_or_else(|e| panic!("{e}"));
+    let kernels: Vec<&str> = ptx.split(".visible .entry ").skip(1).collect();
+    assert_eq!(kernels.len(), 3);
+    for kernel in kernels {
+        let name = kernel.split('(').next().unwrap();
+        let loads = |width: &str| kernel.matches(&format!("ld.global{width}")).count();
+        assert!(loads(".v4.u32") + loads(".v4.b32") >= 1, "{name} loads no vectors");
+        assert_eq!(loads(".u8") + loads(".b8") + loads(".u16") + loads(".b16"), 0, "{name} loads single elements");
+    }
+}
