@@ -25,6 +25,7 @@
 use sliderun::plan::cuda::Module;
 use sliderun::plan::manifest::{Manifest, Provenance, Verdict};
 use sliderun::plan::{Architecture, PlanError, PlanWriter};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -178,14 +179,16 @@ fn compile_from(
     observer.stage(Stage::Passes);
     let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
     let mut graph = imported.clone();
-    let outcome = run_pipeline(&mut graph, &for_cpu, &mut |pass, graph| observer.after_pass(pass, graph))?;
+    let mut outcome = run_pipeline(&mut graph, &for_cpu, &mut |pass, graph| observer.after_pass(pass, graph))?;
     let architectures = architectures(options);
     let cuda_graph = if architectures.is_empty() {
         None
     } else {
         let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
         let mut graph = imported;
-        run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        let for_cuda = run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        let chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, v.chosen)).collect();
+        outcome.verdicts.iter_mut().for_each(|v| v.cuda = chosen.get(&v.node).cloned());
         Some(graph)
     };
     clock.lap(Stage::Passes);

@@ -210,6 +210,6 @@ pub fn verdict_table(out: &mut dyn Write, verdicts: &[Verdict]) -> Result {
         writeln!(out, "names begin with {prefix}")?;
     }
     let name = |v: &Verdict| v.node[prefix.len()..].to_owned();
-    let row = |v: &Verdict| vec![name(v), format!("{}×{}×{}", v.m, v.n, v.k), patterns(v), v.chosen.clone(), v.reason.clone()];
+    let row = |v: &Verdict| vec![name(v), format!("{}×{}×{}", v.m, v.n, v.k), patterns(v), v.choices(), v.reason.clone()];
     table(out, &columns, verdicts.iter().map(row))
 }

@@ -5,6 +5,7 @@ use sliderun::op::TensorType;
 use sliderun::plan::manifest::Verdict;
 use sliderun::sparse::Pattern;
 
+use super::narrow::held_as;
 use super::product::Product;
 use super::{Pass, PassContext, PassError, Refusal};
 use crate::ir::{Graph, WeightForm};
@@ -41,8 +42,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         if decision.refused {
             refusals.push(Refusal { node: node.clone(), reason: decision.reason.clone() });
         }
-        let pattern = decision.form.and_then(|f| f.pattern);
-        context.verdicts.push(verdict(graph, product, node.clone(), patterns, &decision, pattern));
+        context.verdicts.push(verdict(graph, product, node.clone(), patterns, &decision, held_as(context.options)));
         match decision.form {
             Some(form) => context.report.did([node], format!("{form}: {}", decision.reason)),
             None => context.report.declined(node, decision.reason),
@@ -74,8 +74,7 @@ fn element_type(precision: Precision, model: DType) -> DType {
 fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> Decision {
     let for_cuda = !options.targets.contains(&Target::Cpu);
     let to = match element_type(options.precision, model) {
-        // There everything is held in 16 bits unless f32 is asked for.
-        DType::F32 if for_cuda && options.precision == Precision::Auto => DType::Bf16,
+        DType::F32 => held_as(options).unwrap_or(DType::F32),
         to => to,
     };
     let holds = |p: Pattern| detections.iter().any(|d| d.pattern == p && d.holds());
@@ -112,7 +111,7 @@ fn verdict(
     node: String,
     patterns: Vec<Pattern>,
     decision: &Decision,
-    pattern: Option<Pattern>,
+    held: Option<DType>,
 ) -> Verdict {
     let result = graph.output(product.result());
     let (activation, weight): (&TensorType, &TensorType) = (graph.ty(product.activation), graph.ty(product.weight));
@@ -122,6 +121,7 @@ fn verdict(
     };
     let n = if weight.rank() > 1 { axis(weight, 1) } else { 1.into() };
     let k = axis(activation, 1);
+    let computed = held.filter(|_| result.ty.dtype == DType::F32).unwrap_or(result.ty.dtype);
     Verdict {
         node,
         output: result.name.clone(),
@@ -129,8 +129,9 @@ fn verdict(
         n,
         k,
         patterns,
-        chosen: decision.form.map_or_else(|| format!("{} dense", result.ty.dtype), |f| f.to_string()),
-        sparse: pattern.is_some(),
+        chosen: decision.form.map_or_else(|| format!("{computed} dense"), |f| f.to_string()),
+        sparse: decision.form.is_some_and(|f| f.pattern.is_some()),
         reason: decision.reason.clone(),
+        cuda: None,
     }
 }

@@ -3,10 +3,11 @@
 //! The weight is quantized per output channel, and, for a sparse form, rewritten as overlapping 2:4 windows in the portable
 //! compressed form. In the float types there is nothing to dequantize: QuantLift only rounds and lifts.
 
+use sliderun::cpu;
 use sliderun::dtype::DType;
+use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Cast};
 use sliderun::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
-use sliderun::op::{Op, TensorType};
 use sliderun::sparse::KLayout;
 use sliderun::tensor::Tensor;
 use std::collections::BTreeSet;
@@ -123,10 +124,16 @@ impl Rewriter<'_> {
         }
     }
 
+    /// A bias in f32. It is constant, and so is what comes of it: nothing is left to do in runs.
     fn as_f32(&mut self, value: ValueRef) -> Result<ValueRef, PassError> {
-        match self.graph.ty(value) {
-            TensorType { dtype: DType::F32, .. } => Ok(value),
-            _ => self.add("bias_f32", Cast { to: DType::F32 }, &[Some(value)]),
+        if self.graph.ty(value).dtype == DType::F32 {
+            return Ok(value);
+        }
+        let cast = Cast { to: DType::F32 };
+        let wide = self.graph.constant(value).and_then(|c| cpu::eval(&cast.into(), &[Some(c.to_tensor().view())]).ok()?.pop());
+        match wide {
+            Some(wide) => Ok(self.constant("bias", &wide)),
+            None => self.add("bias_f32", cast, &[Some(value)]),
         }
     }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::rewrite::emit;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
-use crate::options::{Precision, Target};
+use crate::options::{CompileOptions, Precision, Target};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -23,14 +23,7 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    let to = match context.options.precision {
-        Precision::F32 => return Ok(()),
-        Precision::F16 => DType::F16,
-        Precision::Auto | Precision::Bf16 | Precision::Int8 | Precision::Fp8 => DType::Bf16,
-    };
-    if context.options.targets.contains(&Target::Cpu) {
-        return Ok(());
-    }
+    let Some(to) = held_as(context.options) else { return Ok(()) };
     let angles = angles(graph);
     let mut narrower = Narrower { graph, to, known: BTreeMap::new() };
     let mut done = 0;
@@ -43,6 +36,16 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         context.report.did(["the whole graph"], format!("{done} operators hold their results as {to}"));
     }
     Ok(())
+}
+
+/// What f32 values are held as; `None` where they stay what they are.
+pub fn held_as(options: &CompileOptions) -> Option<DType> {
+    match options.precision {
+        _ if options.targets.contains(&Target::Cpu) => None,
+        Precision::F32 => None,
+        Precision::F16 => Some(DType::F16),
+        Precision::Auto | Precision::Bf16 | Precision::Int8 | Precision::Fp8 => Some(DType::Bf16),
+    }
 }
 
 /// The operators that angles are computed with: what leads to a sine or cosine, back to where numbers are of a model's making anyway.

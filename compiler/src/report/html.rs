@@ -98,7 +98,7 @@ fn write_verdicts(out: &mut String, report: &Report) -> fmt::Result {
             Escaped(&v.k.to_string()),
             patterns(v),
             if v.sparse { " class=\"sparse\"" } else { "" },
-            Escaped(&v.chosen),
+            Escaped(&v.choices()),
             Escaped(&v.reason)
         )?;
     }
@@ -155,6 +155,7 @@ mod tests {
                 chosen: hostile.clone(),
                 sparse: true,
                 reason: hostile.clone(),
+                cuda: Some(hostile.clone()),
             }],
             passes: vec![PassEntry { pass: hostile, seconds: 0.0, did: vec![entry.clone()], declined: vec![entry] }],
         });

@@ -151,6 +151,19 @@ pub struct Verdict {
     pub sparse: bool,
     /// Why it was chosen, or why a sparse form was not eligible.
     pub reason: String,
+    /// What was chosen for GPUs, in a plan that has a program for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
+}
+
+impl Verdict {
+    /// What was chosen, for GPUs too where that is something else.
+    pub fn choices(&self) -> String {
+        match &self.cuda {
+            Some(cuda) if *cuda != self.chosen => format!("{}, on GPUs {cuda}", self.chosen),
+            _ => self.chosen.clone(),
+        }
+    }
 }
 
 mod digest_hex {

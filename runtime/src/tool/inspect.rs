@@ -168,7 +168,7 @@ pub fn text(plan: &Plan, checked: bool, steps: bool, out: &mut dyn Write) -> Res
     for (v, node) in m.verdicts.iter().zip(shortened(m.verdicts.iter().map(|v| v.node.as_str()))) {
         let patterns: Vec<String> = v.patterns.iter().map(ToString::to_string).collect();
         let found = if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
-        writeln!(out, "{node}: {}x{}x{}, patterns {found}, {}: {}", v.m, v.n, v.k, v.chosen, v.reason)?;
+        writeln!(out, "{node}: {}x{}x{}, patterns {found}, {}: {}", v.m, v.n, v.k, v.choices(), v.reason)?;
     }
     cuda::text(m, steps, out)?;
     if checked {
