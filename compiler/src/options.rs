@@ -129,7 +129,7 @@ macro_rules! named {
 named! {
     /// The arithmetic of products with constant weights.
     Precision, "precision", "auto, f32, bf16, fp16, int8 or fp8" {
-        /// The model's floats: f32 on the CPU.
+        /// The model's floats: f32 on the CPU, bf16 on GPUs.
         #[default]
         Auto => "auto",
         /// Single precision.
