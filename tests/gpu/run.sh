@@ -71,9 +71,9 @@ shapes_minilm="batch_size=1,sequence_length=7 batch_size=4,sequence_length=128 b
 shapes_vit="batch_size=1 batch_size=2 batch_size=3 batch_size=4 batch_size=5"
 bench_minilm="batch_size=1,sequence_length=128 batch_size=32,sequence_length=128"
 bench_vit="batch_size=1 batch_size=32"
-rounds=20 turns=5 seconds=1 rows="512 2048 8192" patience=300
+rounds=20 turns=5 seconds=1 rows="512 2048 8192" patience=300 churn=10000
 if [ -n "$quick" ]; then
-  rounds=2 turns=2 seconds=0.2 rows="512 8192" patience=100
+  rounds=2 turns=2 seconds=0.2 rows="512 8192" patience=100 churn=1000
   shapes_minilm="batch_size=1,sequence_length=7 batch_size=4,sequence_length=128 batch_size=3,sequence_length=33" shapes_vit="batch_size=1 batch_size=2"
 fi
 first() { echo "${1%% *}"; }
@@ -187,6 +187,18 @@ if command -v compute-sanitizer >/dev/null; then
   done < <(there check | if [ -n "$quick" ]; then grep -e minilm-bf16 -e minilm-int8-6x8; else cat; fi)
 else
   echo "left out: compute-sanitizer is not on the PATH"
+fi
+
+plan=$(there check | awk '/minilm-int8-6x8/ { print $1; exit }')
+if [ -n "$plan" ]; then
+  heading "$churn runs over 200 shapes leave nothing behind"
+  out=results/churn.txt
+  if timeout 600 "$sliderun" churn "plans/$plan.slide" --largest batch_size=8,sequence_length=128 --runs $churn >"$out" 2>&1; then
+    pass "$plan"
+  else
+    fail "$plan"
+  fi
+  sed 's/^/       /' "$out"
 fi
 
 heading "What is missing is said"
