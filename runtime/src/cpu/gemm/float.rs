@@ -68,7 +68,7 @@ pub(crate) fn multiply(out: &mut [f32], a: Strided<'_, f32>, b: RhsF32<'_>, alph
 }
 
 /// Rows that are multiplied and finished together: enough for the packed matrix to be read rarely, few enough for the result to be in
-/// the cache still; a multiple of the kernels' tiles of 4, 6 and 8 rows.
+/// the cache still.
 const ROWS: usize = 192;
 
 /// [`multiply`], then `finish` on groups of whole rows of the result, while they are in the cache.
@@ -84,7 +84,9 @@ pub(crate) fn multiply_then(
     }
     let n = out.len() / a.rows;
     let tasks = a.rows.div_ceil(ROWS).next_multiple_of(rayon::current_num_threads());
-    let rows = a.rows.div_ceil(tasks).next_multiple_of(24).max(ROWS / 2);
+    // Rows of a kernel's tile, of rten's kernels too. A larger step would leave one thread more to do than the others.
+    let tile = if let RhsF32::Packed(PackedF32(Packed::Tiles(_))) = b { 8 } else { 24 };
+    let rows = a.rows.div_ceil(tasks).next_multiple_of(tile).max(ROWS / 2);
     match b {
         RhsF32::Packed(_) => out.par_chunks_mut(rows * n).enumerate().try_for_each(|(i, out)| {
             let a = a.rows_from(i * rows, out.len() / n);
