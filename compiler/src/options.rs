@@ -30,6 +30,13 @@ pub struct CompileOptions {
     pub freeze: BTreeMap<String, Constant>,
 }
 
+impl CompileOptions {
+    /// Whether the passes are for GPUs: a graph goes through them once for the CPU and once for all GPUs.
+    pub fn for_cuda(&self) -> bool {
+        !self.targets.contains(&Target::Cpu)
+    }
+}
+
 impl Default for CompileOptions {
     fn default() -> Self {
         CompileOptions {

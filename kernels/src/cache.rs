@@ -1,10 +1,9 @@
-//! Cubins kept on disk between compilations. An entry is the BLAKE3 digest of the cubin, then the cubin; one that does not fit its digest
-//! counts as absent.
+//! Cubins kept on disk between compilations.
 
-use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::io;
+use std::path::PathBuf;
 
-use sliderun::atomic_file::write_atomically;
+use sliderun::disk_cache::{DiskCache, environment};
 
 /// What a cubin was made from: a digest of the source, the headers, the options and NVRTC's version.
 pub(crate) struct Key(blake3::Hash);
@@ -31,66 +30,47 @@ impl Key {
 
 /// A folder of cubins.
 #[derive(Clone, Debug)]
-pub struct Cache {
-    folder: PathBuf,
-}
+pub struct Cache(DiskCache);
+
+/// Where they are in the cache.
+const KIND: &str = "cubins";
 
 impl Cache {
     /// In this folder, which is made when the first cubin is kept.
     pub fn new(folder: impl Into<PathBuf>) -> Cache {
-        Cache { folder: folder.into() }
+        Cache(DiskCache::new(folder))
     }
 
     /// In the folder that the environment says: `SLIDEC_CACHE`, or `slidec` in `XDG_CACHE_HOME`, or in `~/.cache`. None without any of them,
     /// or when `SLIDEC_CACHE` is empty.
     pub fn from_env() -> Option<Cache> {
-        Cache::from(|name| env::var_os(name).map(PathBuf::from))
+        Cache::from(environment)
     }
 
     fn from(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<Cache> {
-        let absolute = |p: &PathBuf| p.is_absolute();
-        let root = match variable("SLIDEC_CACHE") {
-            Some(folder) if folder.as_os_str().is_empty() => None,
-            Some(folder) => Some(folder),
-            None => {
-                let base = variable("XDG_CACHE_HOME").filter(absolute);
-                base.or_else(|| Some(variable("HOME").filter(absolute)?.join(".cache"))).map(|base| base.join("slidec"))
-            }
-        };
-        root.map(|root| Cache::new(root.join("cubins")))
+        DiskCache::of("SLIDEC_CACHE", "slidec", variable).map(Cache)
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    fn path(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{}.cubin", key.0.to_hex()))
+    /// The folder that the cubins are in.
+    pub fn folder(&self) -> PathBuf {
+        self.0.folder().join(KIND)
     }
 
     /// The cubin kept under a key; none when there is none, or not whole.
     pub(crate) fn get(&self, key: &Key) -> Option<Vec<u8>> {
-        let mut entry = fs::read(self.path(key)).ok()?;
-        let digest = *entry.first_chunk::<{ blake3::OUT_LEN }>()?;
-        entry.drain(..blake3::OUT_LEN);
-        (blake3::hash(&entry) == blake3::Hash::from_bytes(digest)).then_some(entry)
+        self.0.get(KIND, &key.0.to_hex())
     }
 
     /// Keeps a cubin.
     pub(crate) fn put(&self, key: &Key, cubin: &[u8]) -> io::Result<()> {
-        use std::io::Write;
-        fs::create_dir_all(&self.folder)?;
-        write_atomically(&self.path(key), |out| {
-            out.write_all(blake3::hash(cubin).as_bytes())?;
-            out.write_all(cubin)
-        })
+        self.0.put(KIND, &key.0.to_hex(), cubin)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn key(source: &str, headers: &[(&str, &str)], options: &[&str], version: (i32, i32)) -> String {
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -120,11 +100,12 @@ mod tests {
         assert_eq!(cache.get(&key), None);
         cache.put(&key, b"cubin").unwrap();
         assert_eq!(cache.get(&key).as_deref(), Some(b"cubin".as_slice()));
-        let whole = fs::read(cache.path(&key)).unwrap();
+        let path = cache.0.path(KIND, &key.0.to_hex());
+        let whole = fs::read(&path).unwrap();
         let mut flipped = whole.clone();
         flipped[blake3::OUT_LEN] ^= 1;
         for entry in [&whole[..whole.len() - 1], &whole[..7], &[], &flipped] {
-            fs::write(cache.path(&key), entry).unwrap();
+            fs::write(&path, entry).unwrap();
             assert_eq!(cache.get(&key), None);
         }
         cache.put(&key, b"cubin").unwrap();

@@ -17,6 +17,11 @@ use crate::atomic_file::write_atomically;
 /// The first line of every file.
 const MAGIC: &str = "sliderun cache 1";
 
+/// A variable of the environment, for [`DiskCache::of`].
+pub fn environment(name: &str) -> Option<PathBuf> {
+    env::var_os(name).map(PathBuf::from)
+}
+
 /// A folder with results that are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskCache {
@@ -32,18 +37,20 @@ impl DiskCache {
     /// In the folder that the environment says: `SLIDERUN_CACHE`, or `sliderun` in `XDG_CACHE_HOME`, or in `~/.cache`. None without any of
     /// them, or when `SLIDERUN_CACHE` is empty.
     pub fn from_env() -> Option<DiskCache> {
-        DiskCache::from(|name| env::var_os(name).map(PathBuf::from))
+        DiskCache::of("SLIDERUN_CACHE", "sliderun", environment)
     }
 
-    fn from(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<DiskCache> {
+    /// In the folder that variables say: `own`, or the program's in `XDG_CACHE_HOME`, or in `.cache` in `HOME`. None without any of them, or
+    /// when `own` is empty.
+    pub fn of(own: &str, program: &str, variable: impl Fn(&str) -> Option<PathBuf>) -> Option<DiskCache> {
         let absolute = |p: &PathBuf| p.is_absolute();
-        match variable("SLIDERUN_CACHE") {
+        match variable(own) {
             Some(folder) if folder.as_os_str().is_empty() => None,
             Some(folder) => Some(DiskCache::new(folder)),
             None => {
                 let base = variable("XDG_CACHE_HOME").filter(absolute);
                 let base = base.or_else(|| Some(variable("HOME").filter(absolute)?.join(".cache")))?;
-                Some(DiskCache::new(base.join("sliderun")))
+                Some(DiskCache::new(base.join(program)))
             }
         }
     }
@@ -54,7 +61,7 @@ impl DiskCache {
     }
 
     /// Where the result of a kind (a folder's name) under a key lies.
-    fn path(&self, kind: &str, key: &str) -> PathBuf {
+    pub fn path(&self, kind: &str, key: &str) -> PathBuf {
         self.folder.join(kind).join(&blake3::hash(key.as_bytes()).to_hex()[..32])
     }
 
@@ -121,7 +128,7 @@ mod tests {
     fn the_environment_says_where() {
         let folder = |variables: &[(&str, &str)]| {
             let variable = |name: &str| variables.iter().find(|v| v.0 == name).map(|v| PathBuf::from(v.1));
-            DiskCache::from(variable).map(|c| c.folder.display().to_string())
+            DiskCache::of("SLIDERUN_CACHE", "sliderun", variable).map(|c| c.folder.display().to_string())
         };
         let (own, xdg, home) = (("SLIDERUN_CACHE", "here"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h"));
         assert_eq!(folder(&[own, xdg, home]).as_deref(), Some("here"));

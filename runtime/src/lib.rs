@@ -16,6 +16,8 @@ pub mod op;
 pub mod plan;
 pub mod session;
 pub mod sparse;
+#[cfg(any(feature = "cli", feature = "cuda"))]
+mod splitmix;
 pub mod tensor;
 #[cfg(feature = "cli")]
 pub mod tool;

@@ -9,7 +9,7 @@ use super::narrow::held_as;
 use super::product::Product;
 use super::{Pass, PassContext, PassError, Refusal};
 use crate::ir::{Graph, WeightForm};
-use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
+use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
 use crate::sparsity::{Detection, detect};
 
 /// The pass.
@@ -72,7 +72,7 @@ fn element_type(precision: Precision, model: DType) -> DType {
 }
 
 fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> Decision {
-    let for_cuda = !options.targets.contains(&Target::Cpu);
+    let for_cuda = options.for_cuda();
     let to = match element_type(options.precision, model) {
         DType::F32 => held_as(options).unwrap_or(DType::F32),
         to => to,

@@ -5,19 +5,18 @@
 //! a GPU asks for products, also where windows overlap but hold few times the elements of the input; a kernel of its own gathers the windows of
 //! others while it multiplies.
 
-use sliderun::cpu;
 use sliderun::dim::Dim;
 use sliderun::op::Op;
 use sliderun::op::conv::{Conv, Windows};
 use sliderun::op::elementwise::Binary;
 use sliderun::op::gemm::MatMul;
 use sliderun::op::layout::{Concat, Pad, PadMode, Reshape, Slice, SliceAxis, Transpose};
-use sliderun::tensor::Tensor;
 
+use super::fold_constants::evaluate;
 use super::rewrite::{Replacement, emit, rewrite};
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
-use crate::options::{CompileOptions, Precision, SparsityRequest, Target};
+use crate::options::{CompileOptions, Precision, SparsityRequest};
 
 /// The pass. It comes before `normalise`, which merges the layout steps with those around them.
 pub const PASS: Pass = Pass {
@@ -53,7 +52,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 
 /// Whether products gain what convolutions do not.
 fn asks_for_products(options: &CompileOptions) -> bool {
-    options.targets.iter().any(|t| matches!(t, Target::Cuda(_)))
+    options.for_cuda()
         || !matches!(options.precision, Precision::Auto | Precision::F32)
         || matches!(options.sparsity, SparsityRequest::Pattern(_))
 }
@@ -88,17 +87,6 @@ fn weight(graph: &Graph, conv: &Conv, x: ValueRef, w: ValueRef, asked: bool) -> 
         return Err(format!("its weight is {}, and a multiple of {ALIGN} filters is wanted", graph.ty(w)));
     }
     evaluate(graph, w).map(|t| Constant::from_tensor(&t)).ok_or("its weight is computed".into())
-}
-
-/// A value that depends on constants alone.
-fn evaluate(graph: &Graph, value: ValueRef) -> Option<Tensor> {
-    if let Some(constant) = graph.constant(value) {
-        return Some(constant.to_tensor());
-    }
-    let op = graph.producer(value)?;
-    let operands: Vec<Tensor> = graph.operands(value.node).into_iter().map(|v| evaluate(graph, v?)).collect::<Option<_>>()?;
-    let views: Vec<_> = operands.iter().map(|t| Some(t.view())).collect();
-    cpu::eval(op, &views).ok()?.into_iter().nth(value.slot)
 }
 
 struct Rewriter<'a> {

@@ -3,7 +3,6 @@
 //! The weight is quantized per output channel, and, for a sparse form, rewritten as overlapping 2:4 windows in the portable
 //! compressed form. In the float types there is nothing to dequantize: QuantLift only rounds and lifts.
 
-use sliderun::cpu;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Cast};
@@ -12,6 +11,7 @@ use sliderun::sparse::KLayout;
 use sliderun::tensor::Tensor;
 use std::collections::BTreeSet;
 
+use super::fold_constants::evaluate;
 use super::product::Product;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, ValueRef, WeightForm};
@@ -129,12 +129,11 @@ impl Rewriter<'_> {
         if self.graph.ty(value).dtype == DType::F32 {
             return Ok(value);
         }
-        let cast = Cast { to: DType::F32 };
-        let wide = self.graph.constant(value).and_then(|c| cpu::eval(&cast.into(), &[Some(c.to_tensor().view())]).ok()?.pop());
-        match wide {
-            Some(wide) => Ok(self.constant("bias", &wide)),
-            None => self.add("bias_f32", cast, &[Some(value)]),
-        }
+        let wide = self.add("bias_f32", Cast { to: DType::F32 }, &[Some(value)])?;
+        Ok(match evaluate(self.graph, wide) {
+            Some(known) => self.constant("bias", &known),
+            None => wide,
+        })
     }
 
     fn add(&mut self, part: &str, op: impl Into<Op>, operands: &[Option<ValueRef>]) -> Result<ValueRef, PassError> {

@@ -37,6 +37,17 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     })
 }
 
+/// A value that depends on constants alone, however large it is; for passes that need one.
+pub(super) fn evaluate(graph: &Graph, value: ValueRef) -> Option<Tensor> {
+    if let Some(constant) = graph.constant(value) {
+        return Some(constant.to_tensor());
+    }
+    let op = graph.producer(value)?;
+    let operands: Vec<Tensor> = graph.operands(value.node).into_iter().map(|v| evaluate(graph, v?)).collect::<Option<_>>()?;
+    let views: Vec<_> = operands.iter().map(|t| Some(t.view())).collect();
+    cpu::eval(op, &views).ok()?.into_iter().nth(value.slot)
+}
+
 /// The results of a node that is to be folded.
 fn fold(graph: &Graph, id: NodeId, context: &mut PassContext<'_>) -> Option<Vec<Tensor>> {
     let node = graph.node(id);

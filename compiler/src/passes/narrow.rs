@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::rewrite::emit;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
-use crate::options::{CompileOptions, Precision, Target};
+use crate::options::{CompileOptions, Precision};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -41,7 +41,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 /// What f32 values are held as; `None` where they stay what they are.
 pub fn held_as(options: &CompileOptions) -> Option<DType> {
     match options.precision {
-        _ if options.targets.contains(&Target::Cpu) => None,
+        _ if !options.for_cuda() => None,
         Precision::F32 => None,
         Precision::F16 => Some(DType::F16),
         Precision::Auto | Precision::Bf16 | Precision::Int8 | Precision::Fp8 => Some(DType::Bf16),

@@ -9,7 +9,6 @@ use sliderun::op::gemm::MatMul;
 use super::rewrite::{Replacement, emit, rewrite};
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Graph, ValueRef};
-use crate::options::Target;
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -19,7 +18,7 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    if context.options.targets.contains(&Target::Cpu) {
+    if !context.options.for_cuda() {
         return Ok(());
     }
     rewrite(graph, context, |graph, id, _| {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::driver::{Event, GraphExec, Stream};
+use super::driver::{GraphExec, Stream};
 use super::error::CudaError;
+use super::timer::Timer;
 
 /// Runs of one recording, at most.
 const MOST_RUNS: u32 = 50;
@@ -40,10 +41,10 @@ pub(super) fn contest<C, T>(
     make: impl Fn(C) -> Option<T>,
     run: impl Fn(&T, &Stream) -> Result<(), CudaError>,
 ) -> Result<Ranking<T>, CudaError> {
-    let timer = Timer { stream, start: Event::timing(stream.context())?, end: Event::timing(stream.context())? };
-    timer.load(&|stream| run(&first, stream))?;
+    let watch = Stopwatch { stream, timer: Timer::new(stream)? };
+    watch.load(&|stream| run(&first, stream))?;
     let mut deadline = Instant::now() + budget;
-    let mut tried = vec![(timer.estimate(&|stream| run(&first, stream))?, 0, first)];
+    let mut tried = vec![(watch.estimate(&|stream| run(&first, stream))?, 0, first)];
     let mut untried = 0;
     for (position, other) in others.into_iter().enumerate() {
         let start = Instant::now();
@@ -52,9 +53,9 @@ pub(super) fn contest<C, T>(
             continue;
         }
         let Some(other) = make(other) else { continue };
-        let loaded = timer.load(&|stream| run(&other, stream));
+        let loaded = watch.load(&|stream| run(&other, stream));
         deadline += start.elapsed();
-        match loaded.and_then(|()| timer.estimate(&|stream| run(&other, stream))) {
+        match loaded.and_then(|()| watch.estimate(&|stream| run(&other, stream))) {
             Ok(time) => tried.push((time, position + 1, other)),
             // Refused; a device that has failed says so here.
             Err(_) => stream.synchronize()?,
@@ -66,7 +67,7 @@ pub(super) fn contest<C, T>(
     let mut recordings = Vec::with_capacity(finalists);
     for (time, _, candidate) in &tried[..finalists] {
         let runs = (RECORDING.as_nanos() / time.as_nanos().max(1)).clamp(1, u128::from(MOST_RUNS)) as u32;
-        recordings.push((runs, timer.record(runs, &|stream| run(candidate, stream))?));
+        recordings.push((runs, watch.record(runs, &|stream| run(candidate, stream))?));
     }
     let mut times = vec![Vec::with_capacity(ROUNDS); finalists];
     for round in 0..ROUNDS {
@@ -74,7 +75,7 @@ pub(super) fn contest<C, T>(
             break;
         }
         for ((runs, recording), times) in recordings.iter().zip(&mut times) {
-            times.push(timer.replay(recording)? / *runs);
+            times.push(watch.replay(recording)? / *runs);
         }
     }
     for ((time, ..), times) in tried.iter_mut().zip(&mut times) {
@@ -90,15 +91,14 @@ pub(super) fn contest<C, T>(
     Ok(Ranking { tried, first, untried })
 }
 
-struct Timer<'a> {
+struct Stopwatch<'a> {
     stream: &'a Stream,
-    start: Event,
-    end: Event,
+    timer: Timer<'a>,
 }
 
 type Work<'a> = &'a dyn Fn(&Stream) -> Result<(), CudaError>;
 
-impl Timer<'_> {
+impl Stopwatch<'_> {
     /// The first run, which loads the kernel: that cannot be recorded.
     fn load(&self, work: Work<'_>) -> Result<(), CudaError> {
         work(self.stream)?;
@@ -119,13 +119,8 @@ impl Timer<'_> {
     }
 
     fn replay(&self, recording: &GraphExec) -> Result<Duration, CudaError> {
-        self.stream.record(&self.start)?;
         // SAFETY: what was recorded is borrowed by the contest, and the stream is waited for here.
         #[allow(unsafe_code)]
-        let launched = unsafe { recording.launch(self.stream) };
-        let recorded = self.stream.record(&self.end);
-        self.stream.synchronize()?;
-        launched.and(recorded)?;
-        self.end.since(&self.start)
+        self.timer.time(|| unsafe { recording.launch(self.stream) })
     }
 }

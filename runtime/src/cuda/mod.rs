@@ -17,6 +17,7 @@ mod dtype;
 mod error;
 pub mod library;
 pub mod nvml;
+pub(crate) mod timer;
 
 pub use dtype::m_bucket;
 pub use error::CudaError;

@@ -4,10 +4,12 @@
 //! plan they cannot be checked, so that a plan with cubins is to be trusted like a program.
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 use super::Architecture;
 use super::manifest::{BlobId, Program, ValueId};
 use crate::dim::Dim;
+use crate::op::Op;
 
 /// See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +20,22 @@ pub struct CudaPlan {
     pub launches: Vec<Launch>,
     /// The same kernels for several architectures.
     pub modules: Vec<Module>,
+}
+
+impl CudaPlan {
+    /// The launches in order, each with the positions of its steps in the program.
+    pub fn launched(&self) -> impl Iterator<Item = (Range<usize>, &Launch)> {
+        self.launches.iter().scan(0usize, |next, launch| {
+            let first = *next;
+            *next = first.saturating_add(launch.steps as usize);
+            Some((first..*next, launch))
+        })
+    }
+}
+
+/// The library that does a matrix product.
+pub fn library_of(product: &Op) -> &'static str {
+    if matches!(product, Op::SparseGemm(_)) { "cuSPARSELt" } else { "cuBLASLt" }
 }
 
 /// The kernels, compiled for one architecture.
@@ -64,6 +82,13 @@ pub struct Kernel {
     /// Another way to do the same, with the same arguments, that is better when there is much to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulk: Option<Bulk>,
+}
+
+impl Kernel {
+    /// The values that it is given.
+    pub fn values(&self) -> impl Iterator<Item = ValueId> {
+        self.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(*v) } else { None })
+    }
 }
 
 /// Launched in place of a kernel where it has enough blocks to fill a GPU.

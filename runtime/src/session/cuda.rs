@@ -28,7 +28,7 @@ use super::{Port, SessionError};
 use crate::cuda::CudaError;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
 use crate::op::Op;
-use crate::plan::cuda::{Argument, Launch, Work};
+use crate::plan::cuda::Work;
 use crate::plan::manifest::Step;
 use crate::plan::{Architecture, Plan};
 use crate::tensor::TensorView;
@@ -76,7 +76,7 @@ impl Gpu {
     /// A plan without a CUDA program or without cubins for this GPU, and whatever fails on the device.
     pub fn new(plan: Arc<Plan>, ordinal: usize, options: &CudaOptions) -> Result<Gpu, SessionError> {
         let mut laps = Laps::start();
-        let cuda = plan.manifest().cuda.clone().ok_or(SessionError::NotForCuda)?;
+        let cuda = plan.manifest().cuda.as_ref().ok_or(SessionError::NotForCuda)?;
         // What the machine lacks is said before what the plan lacks.
         Driver::get()?;
         let mut context = Context::new(ordinal)?;
@@ -100,15 +100,13 @@ impl Gpu {
         }
         laps.end("kernels");
         let mut launches = Vec::with_capacity(cuda.launches.len());
-        let mut first = 0;
-        for Launch { steps, work } in cuda.launches {
-            let steps = first..first + steps as usize;
-            first = steps.end;
-            let work = match work {
+        for (steps, launch) in cuda.launched() {
+            let work = match &launch.work {
                 Work::Kernel(launch) => {
                     let module = module.as_ref().expect("an architecture was chosen among the modules");
                     let bulk = launch.bulk.as_ref().map(|b| module.function(&b.symbol, b.shared_bytes)).transpose()?;
-                    LoadedWork::Kernel { function: module.function(&launch.symbol, launch.shared_bytes)?, bulk, launch }
+                    let function = module.function(&launch.symbol, launch.shared_bytes)?;
+                    LoadedWork::Kernel { function, bulk, launch: launch.clone() }
                 }
                 Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),
             };
@@ -180,9 +178,7 @@ fn operands(program: &Program, steps: &std::ops::Range<usize>, work: &LoadedWork
     let steps: &[Step] = &program.steps[steps.clone()];
     let written: Vec<usize> = steps.iter().flat_map(|s| s.outputs.iter().map(|v| index(*v))).collect();
     let mentioned: Vec<usize> = match work {
-        LoadedWork::Kernel { launch, .. } => {
-            launch.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(index(*v)) } else { None }).collect()
-        }
+        LoadedWork::Kernel { launch, .. } => launch.values().map(index).collect(),
         LoadedWork::Product(product) => {
             product.operands().into_iter().chain([product.out()]).map(|v| program.values[v].root).collect()
         }
@@ -200,10 +196,7 @@ fn upload_constants(
     let mut read: Vec<usize> = Vec::new();
     for loaded in launches {
         match &loaded.work {
-            LoadedWork::Kernel { launch, .. } => read.extend(launch.arguments.iter().filter_map(|a| match a {
-                Argument::Value(v) => Some(program.values[index(*v)].root),
-                _ => None,
-            })),
+            LoadedWork::Kernel { launch, .. } => read.extend(launch.values().map(|v| program.values[index(v)].root)),
             LoadedWork::Product(product) => read.extend(product.operands().into_iter().map(|v| program.values[v].root)),
         }
     }

@@ -126,13 +126,8 @@ struct Launches<'s> {
 
 impl<'s> Launches<'s> {
     fn new(session: &'s Session) -> Self {
-        let mut steps = BTreeMap::new();
-        let mut first = 0;
-        for launch in session.plan().manifest().cuda.iter().flat_map(|cuda| &cuda.launches) {
-            let range = first..first + launch.steps as usize;
-            first = range.end;
-            steps.insert(range.end.saturating_sub(1), range);
-        }
+        let ranges = session.plan().manifest().cuda.iter().flat_map(|cuda| cuda.launched());
+        let steps = ranges.map(|(steps, _)| (steps.end.saturating_sub(1), steps)).collect();
         Launches { session, steps }
     }
 

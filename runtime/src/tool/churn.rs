@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Instant;
 
-use super::random::{self, Generator};
-use super::{Target, ToolError, symbols};
+use super::{Target, ToolError, random, symbols};
 use crate::cuda::driver::Context;
 use crate::dim::Bindings;
 use crate::plan::manifest::SymbolRange;
 use crate::session::{Device, Session, SessionError};
+use crate::splitmix::SplitMix64;
 use crate::tensor::{Tensor, TensorView};
 
 /// By how much memory may differ between two looks at it, in bytes: drivers and allocators take and give back whole blocks.
@@ -51,7 +51,7 @@ pub fn churn(options: &ChurnOptions, out: &mut dyn Write) -> Result<(), ToolErro
     let Device::Cuda(ordinal) = options.target.device else { return Err(SessionError::NotOnCuda.into()) };
     let session = options.target.open()?;
     let context = Context::new(ordinal).map_err(SessionError::from)?;
-    let mut draw = Generator(options.seed);
+    let mut draw = SplitMix64(options.seed);
     let shapes = shapes(options, session.symbols(), &mut draw)?;
     let mut cases = Vec::with_capacity(shapes.len());
     for (at, shape) in shapes.iter().enumerate() {
@@ -111,7 +111,7 @@ fn grown(looks: &[Look]) -> Option<String> {
 }
 
 /// Different values of the symbols.
-fn shapes(options: &ChurnOptions, ranges: &[SymbolRange], draw: &mut Generator) -> Result<Vec<Bindings>, ToolError> {
+fn shapes(options: &ChurnOptions, ranges: &[SymbolRange], draw: &mut SplitMix64) -> Result<Vec<Bindings>, ToolError> {
     // Complains of symbols that the plan does not have.
     symbols::complete(&options.largest, ranges)?;
     let largest = |r: &SymbolRange| options.largest.get(&r.name).copied().unwrap_or(16).min(r.max).max(r.min);
@@ -165,12 +165,12 @@ mod tests {
         let ranges =
             [("batch", 1, 64), ("seq", 8, 512), ("w", 3, 3)].map(|(name, min, max)| SymbolRange { name: name.into(), min, max });
         let options = ChurnOptions { shapes: 200, largest: Bindings::from([("seq".into(), 40)]), ..ChurnOptions::default() };
-        let found = shapes(&options, &ranges, &mut Generator(1)).unwrap();
+        let found = shapes(&options, &ranges, &mut SplitMix64(1)).unwrap();
         assert_eq!(found.len(), 200);
         assert!(found.iter().all(|s| (1..=16).contains(&s["batch"]) && (8..=40).contains(&s["seq"]) && s["w"] == 3));
         let few = ChurnOptions { largest: Bindings::from([("batch".into(), 1), ("seq".into(), 9)]), ..options };
-        assert_eq!(shapes(&few, &ranges, &mut Generator(1)).unwrap().len(), 2);
+        assert_eq!(shapes(&few, &ranges, &mut SplitMix64(1)).unwrap().len(), 2);
         let unknown = ChurnOptions { largest: Bindings::from([("h".into(), 1)]), ..ChurnOptions::default() };
-        assert!(shapes(&unknown, &ranges, &mut Generator(1)).is_err());
+        assert!(shapes(&unknown, &ranges, &mut SplitMix64(1)).is_err());
     }
 }

@@ -6,19 +6,10 @@ use crate::dim::Bindings;
 use crate::dtype::DType;
 use crate::f8::{F8E4M3, F8E5M2};
 use crate::session::{Port, SessionError};
+use crate::splitmix::SplitMix64;
 use crate::tensor::Tensor;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub(super) struct Generator(pub u64);
-
-impl Generator {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
+impl SplitMix64 {
     /// Uniform over 0..n, for a small n above 0.
     fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
@@ -57,13 +48,13 @@ impl Integers {
 /// # Errors
 /// Symbols without a value, extents that do not fit in memory.
 pub fn inputs(ports: &[Port], symbols: &Bindings, seed: u64) -> Result<Vec<(String, Tensor)>, SessionError> {
-    let mut random = Generator(seed);
+    let mut random = SplitMix64(seed);
     ports.iter().map(|port| Ok((port.name.clone(), input(port, symbols, &mut random)?))).collect()
 }
 
 /// `count` elements as bytes: floats as inputs get them, integers over most of the range of i8.
 pub fn operand(dtype: DType, count: usize, seed: u64) -> Vec<u8> {
-    let mut random = Generator(seed);
+    let mut random = SplitMix64(seed);
     let mut bytes = vec![0; count * dtype.size()];
     for element in bytes.chunks_exact_mut(dtype.size()) {
         match dtype {
@@ -75,7 +66,7 @@ pub fn operand(dtype: DType, count: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn input(port: &Port, symbols: &Bindings, random: &mut Generator) -> Result<Tensor, SessionError> {
+fn input(port: &Port, symbols: &Bindings, random: &mut SplitMix64) -> Result<Tensor, SessionError> {
     let fail = |reason: String| SessionError::Value { value: port.name.clone(), ty: port.ty.clone(), reason };
     let shape = port.ty.shape.iter().map(|d| d.eval_usize(symbols)).collect::<Result<Vec<_>, _>>();
     let shape = shape.map_err(|e| fail(e.to_string()))?;

@@ -6,7 +6,7 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::plan::cuda::{Argument, Bulk, Kernel};
-use sliderun::plan::manifest::{Program, Storage, Value, ValueId};
+use sliderun::plan::manifest::{Program, Value, ValueId};
 
 /// A kernel that is being written.
 pub struct KernelBuilder<'p> {
@@ -67,10 +67,7 @@ impl<'p> KernelBuilder<'p> {
 
     /// The value that holds the elements of `id`.
     pub fn root(&self, id: ValueId) -> ValueId {
-        match self.value(id).storage {
-            Storage::Alias(of) => of,
-            _ => id,
-        }
+        super::root(self.program, id)
     }
 
     fn argument(&mut self, argument: Argument, declare: impl FnOnce(usize) -> String) -> usize {

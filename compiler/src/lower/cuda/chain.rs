@@ -7,11 +7,14 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::Binary;
+use sliderun::op::sparse::QuantLift;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 use std::fmt::Write;
+use std::ops::Range;
 
 use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float, rows_of};
 use super::pointwise;
+use super::rows::norm;
 use super::{Readers, root};
 
 /// The shortest row that steps by element are done along.
@@ -21,88 +24,90 @@ const LONGEST: usize = 16 * 1024;
 /// Shared memory that a block's lifted rows may take: what `quant_lift.cuh` lifts in one segment.
 const SHARED_BYTES: usize = 47 * 1024;
 
-/// How many steps from one on are done by one kernel; `None` where there is nothing to gain.
-pub fn extent(program: &Program, readers: &Readers, first: usize) -> Option<usize> {
-    let lead = lead(program, readers, first);
-    let mut count = lead;
-    let mut held = Vec::new();
-    let rows = match lead {
-        0 => Rows::of(program, program.steps.get(first)?)?,
-        _ => {
-            let root = &program.steps[first + lead - 1];
-            held.push(root.outputs[0]);
-            Rows::of(program, root)?
-        }
-    };
-    let mut whole_rows = false;
-    for step in &program.steps[first + lead..] {
-        let joins = count == 0 || step.inputs.iter().flatten().any(|id| held.contains(&root(program, *id)));
-        if !joins || !rows.supports(program, step, &held) {
-            break;
-        }
-        count += 1;
-        whole_rows |= !matches!(step.op, Op::Unary(_) | Op::Binary(_) | Op::Cast(_));
-        if matches!(step.op, Op::QuantLift(_)) {
-            break;
-        }
-        held.push(step.outputs[0]);
-    }
-    // Elements alone are worth whole vectors where the other kernel would not do more steps.
-    let vectors = || rows.length >= SHORTEST && rows.length.is_multiple_of(8) && count >= super::fusible(program, readers, first);
-    let gains = if whole_rows { count > 1 } else { count > lead && lead == 0 && vectors() };
-    gains.then_some(count)
+/// Steps that one kernel does.
+pub struct Chain {
+    /// How many.
+    pub steps: usize,
+    /// So many of them are calculated element by element to make the first row that is held; 0 where rows are read.
+    lead: usize,
+    rows: Rows,
 }
 
-/// How many steps from one on are calculated element by element to make the first row that is held; 0 where rows are read.
-fn lead(program: &Program, readers: &Readers, first: usize) -> usize {
+impl Chain {
+    /// The steps from one on; `None` where there is nothing to gain. `elements`: as many from this one on another kernel can do element by
+    /// element.
+    pub fn at(program: &Program, first: usize, elements: usize) -> Option<Chain> {
+        let lead = lead(program, first, elements);
+        let rows = Rows::of(program, program.steps.get(first + lead.saturating_sub(1))?)?;
+        let mut held: Vec<ValueId> = program.steps[first..first + lead].last().map(|root| root.outputs[0]).into_iter().collect();
+        let mut steps = lead;
+        let mut whole_rows = false;
+        for step in &program.steps[first + lead..] {
+            let joins = steps == 0 || step.inputs.iter().flatten().any(|id| held.contains(&root(program, *id)));
+            if !joins || !rows.supports(program, step, &held) {
+                break;
+            }
+            steps += 1;
+            whole_rows |= !matches!(step.op, Op::Unary(_) | Op::Binary(_) | Op::Cast(_));
+            if matches!(step.op, Op::QuantLift(_)) {
+                break;
+            }
+            held.push(step.outputs[0]);
+        }
+        // Elements alone are worth whole vectors where the other kernel would not do more steps.
+        let vectors = rows.length >= SHORTEST && rows.length.is_multiple_of(8) && steps >= elements;
+        let gains = if whole_rows { steps > 1 } else { steps > 0 && lead == 0 && vectors };
+        gains.then_some(Chain { steps, lead, rows })
+    }
+
+    /// The kernel; `first` is the first step's position.
+    pub fn kernel(&self, program: &Program, readers: &Readers, launch: usize, first: usize) -> Generated {
+        let Chain { lead, ref rows, .. } = *self;
+        let positions = first..first + self.steps;
+        let steps = &program.steps[positions.clone()];
+        let tile = if lead > 0 { Tile::new(rows.length, 4) } else { rows.tile(program, steps) };
+        let name = steps.last().map_or("", |s| s.op.name());
+        let mut b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
+        let mut element = None;
+        if lead > 0 {
+            let (builder, body, value) = pointwise::element(b, &steps[..lead]);
+            (b, element) = (builder, Some((body, value)));
+        }
+        let mut writer = Writer { b, rows, held: Vec::new(), body: String::new() };
+        let count = writer.b.long_extent(&rows.count);
+        let Tile { threads, per_block, width } = tile;
+        writer
+            .line(&format!("using Row = slide::RegisterRow<slide::RowGroup<{threads}, {per_block}>, {}, {width}>;", rows.length));
+        writer.line("constexpr int WIDTH = Row::WIDTH;");
+        writer.line(&format!("const bool stores = Row::Group::row() < {count};"));
+        writer.line(&format!("const long long row = stores ? Row::Group::row() : {count} - 1;"));
+        if let ([.., root], Some((body, value))) = (&steps[..lead], element) {
+            writer.first(root, &body, &value);
+            writer.store_for(readers, root, &positions);
+        }
+        for step in &steps[lead..] {
+            match &step.op {
+                Op::QuantLift(op) => writer.quant_lift(step, op),
+                _ => {
+                    writer.step(step);
+                    writer.store_for(readers, step, &positions);
+                }
+            }
+        }
+        let Writer { b, body, .. } = writer;
+        b.finish(ceil_div(&rows.count, per_block), threads * per_block, 0, &body)
+    }
+}
+
+/// See [`Chain`].
+fn lead(program: &Program, first: usize, elements: usize) -> usize {
     let step = &program.steps[first];
     let along = Rows::of(program, step).is_some_and(|rows| rows.supports(program, step, &[]));
-    if along || pointwise::supports(program, step).is_err() || step.outputs.len() != 1 {
+    if along || elements == 0 || step.outputs.len() != 1 {
         return 0;
     }
-    let count = super::fusible(program, readers, first);
-    let root = program.steps[first + count - 1].outputs[0];
-    if is_held_type(program.values[root.0 as usize].ty.dtype) { count } else { 0 }
-}
-
-/// The kernel of steps of which [`extent`] said that one kernel can do them; `first` is the first one's position.
-pub fn kernel(program: &Program, readers: &Readers, launch: usize, first: usize, steps: &[Step]) -> Generated {
-    let lead = lead(program, readers, first);
-    let rows = Rows::of(program, &steps[lead.saturating_sub(1)]).expect("extent has seen it");
-    let tile = if lead > 0 { Tile::new(rows.length, 4) } else { rows.tile(program, steps) };
-    let name = steps.last().map_or("", |s| s.op.name());
-    let mut b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
-    let mut element = None;
-    if lead > 0 {
-        let (builder, body, value) = pointwise::element(b, &steps[..lead]);
-        (b, element) = (builder, Some((body, value)));
-    }
-    let mut writer = Writer { b, rows: &rows, held: Vec::new(), body: String::new() };
-    let count = writer.b.long_extent(&rows.count);
-    let Tile { threads, per_block, width } = tile;
-    writer.line(&format!("using Row = slide::RegisterRow<slide::RowGroup<{threads}, {per_block}>, {}, {width}>;", rows.length));
-    writer.line("constexpr int WIDTH = Row::WIDTH;");
-    writer.line(&format!("const bool stores = Row::Group::row() < {count};"));
-    writer.line(&format!("const long long row = stores ? Row::Group::row() : {count} - 1;"));
-    let last = first + steps.len();
-    if let Some((body, value)) = element {
-        writer.first(&steps[lead - 1], &body, &value);
-    }
-    for (at, step) in steps.iter().enumerate().skip(lead.saturating_sub(1)) {
-        match &step.op {
-            Op::QuantLift(op) => {
-                writer.quant_lift(step, op);
-                continue;
-            }
-            _ if at >= lead => writer.step(step),
-            _ => {}
-        }
-        if readers.beyond(step.outputs[0], first..last) {
-            writer.store(step.outputs[0]);
-        }
-    }
-    let Writer { b, body, .. } = writer;
-    b.finish(ceil_div(&rows.count, per_block), threads * per_block, 0, &body)
+    let root = program.steps[first + elements - 1].outputs[0];
+    if is_held_type(program.values[root.0 as usize].ty.dtype) { elements } else { 0 }
 }
 
 fn is_held_type(dtype: DType) -> bool {
@@ -309,21 +314,16 @@ impl Writer<'_> {
         let (at, out) = (self.held.len(), step.outputs[0]);
         let ty = self.b.ty(out).clone();
         let rounded = format!("slide::rounded<{}>", element_type(ty.dtype));
-        if let Op::LayerNorm(_) | Op::RmsNorm(_) = step.op {
+        if let Some((norm, epsilon)) = norm(&step.op) {
             let x = step.inputs[0].expect("the operator has this operand");
-            if self.position(x).is_some() {
-                let from = self.position(x).unwrap_or_default();
-                self.line(&format!("Row v{at} = v{from};"));
-            } else {
-                let source = self.source(x, false);
-                self.line(&format!("Row v{at}({}, nullptr);", self.rows.length));
-                self.line(&format!("v{at}.fill({source}, row);"));
+            match self.position(x) {
+                Some(from) => self.line(&format!("Row v{at} = v{from};")),
+                None => {
+                    let source = self.source(x, false);
+                    self.line(&format!("Row v{at}({}, nullptr);", self.rows.length));
+                    self.line(&format!("v{at}.fill({source}, row);"));
+                }
             }
-            let (norm, epsilon) = match &step.op {
-                Op::LayerNorm(op) => ("LAYER", op.epsilon),
-                Op::RmsNorm(op) => ("RMS", op.epsilon),
-                _ => unreachable!("one of them"),
-            };
             let scale = self.source(step.inputs[1].expect("the operator has this operand"), true);
             let bias = step.inputs.get(2).copied().flatten().map_or("slide::NoBias{}".to_owned(), |id| self.source(id, true));
             self.line(&format!(
@@ -377,15 +377,18 @@ impl Writer<'_> {
         self.held.push(out);
     }
 
-    /// Writes the row that was calculated last.
-    fn store(&mut self, id: ValueId) {
-        let at = self.held.len() - 1;
+    /// Writes the row that a step has calculated last, where any but these steps read it.
+    fn store_for(&mut self, readers: &Readers, step: &Step, steps: &Range<usize>) {
+        let (at, id) = (self.held.len() - 1, step.outputs[0]);
+        if !readers.beyond(id, steps) {
+            return;
+        }
         let (to, ty) = (self.b.output(id), element_type(self.b.ty(id).dtype));
         let sink = format!("slide::MatrixSink<{ty}>{{{to}, {}}}", self.rows.length);
         self.line(&format!("if (stores) v{at}.each([&](int, int i, const float (&y)[WIDTH]) {{ {sink}.store(row, i, y); }});"));
     }
 
-    fn quant_lift(&mut self, step: &Step, op: &sliderun::op::sparse::QuantLift) {
+    fn quant_lift(&mut self, step: &Step, op: &QuantLift) {
         let x = step.inputs[0].expect("the operator has this operand");
         let from = self.position(x).expect("only a held row is quantized");
         let ty = element_type(self.b.ty(x).dtype);

@@ -23,6 +23,7 @@ use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 
 use super::refusal::Refusal;
 use builder::Generated;
+use chain::Chain;
 pub use order::order;
 
 /// What the generated code includes.
@@ -61,16 +62,11 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     let mut at = 0;
     while let Some(step) = rest.first() {
         let position = scheduled.launches.len();
-        let (count, generated) = match chain::extent(program, &readers, at) {
-            Some(count) => (count, Ok(Some(chain::kernel(program, &readers, position, at, &rest[..count])))),
+        let elements = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 0 };
+        let (count, generated) = match Chain::at(program, at, elements) {
+            Some(chain) => (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at)))),
             None => {
-                let count = if reads_through(program, &readers, at) {
-                    2
-                } else if pointwise::supports(program, step).is_ok() {
-                    fusible(program, &readers, at)
-                } else {
-                    1
-                };
+                let count = if reads_through(program, &readers, at) { 2 } else { elements.max(1) };
                 (count, launch(program, position, &rest[..count]))
             }
         };
@@ -191,7 +187,7 @@ impl Readers {
     }
 
     /// Whether anything but these steps reads a value.
-    fn beyond(&self, value: ValueId, steps: std::ops::Range<usize>) -> bool {
+    fn beyond(&self, value: ValueId, steps: &std::ops::Range<usize>) -> bool {
         self.steps[value.0 as usize].iter().any(|r| !steps.contains(r))
     }
 

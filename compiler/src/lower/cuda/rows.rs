@@ -43,6 +43,15 @@ fn operand(step: &Step, i: usize) -> ValueId {
     step.inputs[i].expect("the type rules demand this operand")
 }
 
+/// What `norm.cuh` calls a normalisation, and its epsilon; `None` for other operators.
+pub fn norm(op: &Op) -> Option<(&'static str, f32)> {
+    match op {
+        Op::LayerNorm(op) => Some(("LAYER", op.epsilon)),
+        Op::RmsNorm(op) => Some(("RMS", op.epsilon)),
+        _ => None,
+    }
+}
+
 /// Softmax, LayerNorm or RmsNorm over the last axis.
 ///
 /// # Errors
@@ -74,11 +83,8 @@ pub fn rows(program: &Program, launch: usize, step: &Step) -> Result<Generated, 
     let call = match &step.op {
         Op::Softmax(op) => format!("slide::softmax<{}, {}>({source}, {sink}, {rows}, {n});", held.row, op.log),
         op => {
-            let (norm, epsilon, bias, stats) = match op {
-                Op::LayerNorm(op) => ("LAYER", op.epsilon, step.inputs.get(2).copied().flatten(), op.stats),
-                Op::RmsNorm(op) => ("RMS", op.epsilon, None, false),
-                _ => unreachable!("handled above"),
-            };
+            let (norm, epsilon) = norm(op).expect("only norms are left");
+            let bias = step.inputs.get(2).copied().flatten();
             let mut same_row = |id: ValueId| {
                 let ty = b.ty(id);
                 if ty.elements() != *length {
@@ -88,7 +94,7 @@ pub fn rows(program: &Program, launch: usize, step: &Step) -> Result<Generated, 
             };
             let scale = same_row(operand(step, 1))?;
             let bias = bias.map_or(Ok("slide::NoBias{}".to_owned()), &mut same_row)?;
-            if stats {
+            if matches!(op, Op::LayerNorm(op) if op.stats) {
                 return Err("the statistics of LayerNorm as results".into());
             }
             format!(

@@ -85,7 +85,7 @@ pub(crate) fn multiply_then(
     let n = out.len() / a.rows;
     let tasks = a.rows.div_ceil(ROWS).next_multiple_of(rayon::current_num_threads());
     // Rows of a kernel's tile, of rten's kernels too. A larger step would leave one thread more to do than the others.
-    let tile = if let RhsF32::Packed(PackedF32(Packed::Tiles(_))) = b { 8 } else { 24 };
+    let tile = if let RhsF32::Packed(PackedF32(Packed::Tiles(_))) = b { super::tiles::ROWS } else { 24 };
     let rows = a.rows.div_ceil(tasks).next_multiple_of(tile).max(ROWS / 2);
     match b {
         RhsF32::Packed(_) => out.par_chunks_mut(rows * n).enumerate().try_for_each(|(i, out)| {

@@ -12,7 +12,7 @@ use rten_simd::{Isa, SimdOp};
 use super::matrix::Strided;
 
 /// Rows of a tile.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 /// Vectors of a tile's row.
 const VECTORS: usize = 3;
 const LANES: usize = 16;

@@ -172,6 +172,22 @@ pub struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
+    /// So many bytes: `pattern` again and again, of which there are some.
+    ///
+    /// # Errors
+    /// As [`DeviceBuffer::new`], and a failing driver.
+    pub fn repeating(pattern: &[u8], len: usize, stream: &Stream) -> Result<DeviceBuffer, CudaError> {
+        let buffer = DeviceBuffer::new(stream.context(), len)?;
+        let mut filled = pattern.len().min(len);
+        buffer.as_slice().slice(0, filled)?.upload(&pattern[..filled], stream)?;
+        while (1..len).contains(&filled) {
+            let more = filled.min(len - filled);
+            buffer.as_slice().slice(filled, more)?.copy_from(buffer.as_slice().slice(0, more)?, stream)?;
+            filled += more;
+        }
+        Ok(buffer)
+    }
+
     /// Allocates. What is in it is undefined.
     ///
     /// # Errors

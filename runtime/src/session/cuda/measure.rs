@@ -12,11 +12,12 @@ use super::super::program::index;
 use super::bound::Bound;
 use super::run::read_fault;
 use super::runner::Runner;
-use super::{Gpu, Loaded, LoadedWork, is_sparse};
-use crate::cuda::driver::{Event, Stream};
+use super::{Gpu, Loaded, LoadedWork};
+use crate::cuda::driver::Stream;
+use crate::cuda::timer::Timer;
 use crate::dtype::DType;
 use crate::op::Op;
-use crate::plan::cuda::Argument;
+use crate::plan::cuda::library_of;
 use crate::tensor::TensorView;
 
 /// How often a launch is recorded to learn how long it takes.
@@ -70,7 +71,7 @@ impl LaunchWork {
                 let form = launch.bulk.as_ref().filter(|_| bulk);
                 LaunchWork::Kernel(form.map_or(&launch.symbol, |form| &form.symbol).clone())
             }
-            LoadedWork::Product(_) => LaunchWork::Product(if is_sparse(op) { "cuSPARSELt" } else { "cuBLASLt" }),
+            LoadedWork::Product(_) => LaunchWork::Product(library_of(op)),
         }
     }
 }
@@ -102,17 +103,11 @@ impl Runner {
     pub fn steady_time(&self, given: &[(&str, TensorView<'_>)], times: u32) -> Result<Duration, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
             gpu.upload(bound, stream, arranged)?;
-            let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
+            let timer = Timer::new(stream)?;
+            let mut replay = |times: u32| (0..times).try_for_each(|_| bound.replay(gpu, stream, stream, fault));
             // The first replays are not timed: the device falls idle between them and the upload.
-            for at in 0..=times + 1 {
-                if at == 2 {
-                    stream.record(&before)?;
-                }
-                bound.replay(gpu, stream, stream, fault)?;
-            }
-            stream.record(&after)?;
-            after.synchronize()?;
-            Ok(after.since(&before)? / times.max(1))
+            replay(2)?;
+            Ok(timer.time(|| replay(times))? / times.max(1))
         })
     }
 }
@@ -127,20 +122,14 @@ fn replay_time(
     replays: usize,
 ) -> Result<Duration, SessionError> {
     let graph = stream.capture(|stream| (0..recorded).try_for_each(|_| bound.launch(gpu, at, stream)))?.instantiate()?;
-    let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
-    let mut times = Vec::with_capacity(replays);
+    let timer = Timer::new(stream)?;
+    // SAFETY: the graph's memory is the bound's arena and workspace, the session's constants and modules: all outlive the stream's work,
+    // which is waited for.
+    #[allow(unsafe_code)]
+    let replay = || timer.time(|| unsafe { graph.launch(stream) });
     // The first replay uploads the graph.
-    for _ in 0..=replays {
-        stream.record(&before)?;
-        // SAFETY: the graph's memory is the bound's arena and workspace, the session's constants and modules: all outlive the stream's
-        // work, which is waited for below.
-        #[allow(unsafe_code)]
-        unsafe { graph.launch(stream) }?;
-        stream.record(&after)?;
-        after.synchronize()?;
-        times.push(after.since(&before)?);
-    }
-    times.remove(0);
+    replay()?;
+    let mut times = (0..replays).map(|_| replay()).collect::<Result<Vec<_>, _>>()?;
     times.sort();
     Ok(times[times.len() / 2] / recorded)
 }
@@ -167,9 +156,7 @@ fn bytes(gpu: &Gpu, bound: &Bound, loaded: &Loaded) -> u64 {
     let program = &gpu.program;
     let steps = &program.steps[loaded.steps.clone()];
     let mentioned: Vec<usize> = match &loaded.work {
-        LoadedWork::Kernel { launch, .. } => {
-            launch.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(index(*v)) } else { None }).collect()
-        }
+        LoadedWork::Kernel { launch, .. } => launch.values().map(index).collect(),
         // A compressed weight is as large on the device as it is in the plan.
         LoadedWork::Product(product) => steps[0].inputs.iter().flatten().map(|v| index(*v)).chain([product.out()]).collect(),
     };

@@ -1,6 +1,5 @@
 //! Runs for whoever wants to see or to measure: launch by launch, or the graph alone.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::super::program::Source;
@@ -8,7 +7,8 @@ use super::super::{SessionError, StepTrace, TracedValue, inputs};
 use super::Gpu;
 use super::bound::Bound;
 use super::runner::Runner;
-use crate::cuda::driver::{DeviceBuffer, Event, Stream};
+use crate::cuda::driver::{DeviceBuffer, Stream};
+use crate::cuda::timer::Timer;
 use crate::tensor::{Tensor, TensorView};
 
 /// Byte that outputs are filled with before each launch that is watched, so that elements which nobody writes are seen.
@@ -23,16 +23,8 @@ impl Runner {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
             gpu.upload(bound, stream, arranged)?;
             bound.replay(gpu, stream, stream, fault)?;
-            let (before, after) = (Event::timing(&gpu.context)?, Event::timing(&gpu.context)?);
-            let mut out = Vec::with_capacity(times);
-            for _ in 0..times {
-                stream.record(&before)?;
-                bound.replay(gpu, stream, stream, fault)?;
-                stream.record(&after)?;
-                after.synchronize()?;
-                out.push(after.since(&before)?);
-            }
-            Ok(out)
+            let timer = Timer::new(stream)?;
+            (0..times).map(|_| timer.time(|| bound.replay(gpu, stream, stream, fault))).collect()
         })
     }
 
@@ -88,7 +80,7 @@ impl Runner {
 
     /// Working memory of a run with inputs of these shapes, in bytes, and the least that any layout needs.
     pub fn arena(&self, shapes: &[&[usize]]) -> Result<(usize, usize), SessionError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let bound = self.bound(&mut state, shapes)?.bound;
         Ok((bound.layout.total, bound.layout.lower_bound))
     }
@@ -101,7 +93,7 @@ impl Runner {
     ) -> Result<R, SessionError> {
         let arranged = inputs::arrange(&self.gpu().inputs, given)?;
         let shapes: Vec<&[usize]> = arranged.iter().map(|v| v.shape).collect();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let ready = self.bound(&mut state, &shapes)?;
         // Runs that were started use the same memory.
         ready.stream.synchronize()?;

@@ -19,7 +19,7 @@ pub struct Runner {
     gpu: Arc<Gpu>,
     memory_limit: Option<usize>,
     staging: Staging,
-    pub(super) state: Mutex<State>,
+    state: Mutex<State>,
 }
 
 /// What runs change.
@@ -136,7 +136,7 @@ impl Runner {
         self.staging.put_back(staging);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::cuda::CudaError;
 use crate::cuda::cublaslt::{CublasLt, DenseMatmul, DenseOperands, DenseProblem};
-use crate::cuda::driver::{Context, DeviceBuffer, Event, Stream};
+use crate::cuda::driver::{Context, DeviceBuffer, Stream};
+use crate::cuda::timer::Timer;
 use crate::dtype::DType;
 use crate::tool::random;
 
@@ -89,18 +90,8 @@ fn product(library: &CublasLt, stream: &Stream, dtype: DType) -> Result<Duration
     };
     let matmul = DenseMatmul::new(library, &DenseProblem::contiguous((dtype, out), 1, [PRODUCT; 3], true))?;
     // Not zeros: on these a chip draws less power and runs faster.
-    let operand = |seed| -> Result<DeviceBuffer, CudaError> {
-        let bytes = random::operand(dtype, PATTERN, seed);
-        let buffer = DeviceBuffer::new(stream.context(), PRODUCT * PRODUCT * dtype.size())?;
-        buffer.as_slice().slice(0, bytes.len())?.upload(&bytes, stream)?;
-        let mut filled = bytes.len();
-        while filled < buffer.len() {
-            let more = filled.min(buffer.len() - filled);
-            buffer.as_slice().slice(filled, more)?.copy_from(buffer.as_slice().slice(0, more)?, stream)?;
-            filled += more;
-        }
-        Ok(buffer)
-    };
+    let operand =
+        |seed| DeviceBuffer::repeating(&random::operand(dtype, PATTERN, seed), PRODUCT * PRODUCT * dtype.size(), stream);
     let (lhs, rhs) = (operand(1)?, operand(2)?);
     let out = DeviceBuffer::new(stream.context(), PRODUCT * PRODUCT * out.size())?;
     let workspace = DeviceBuffer::new(stream.context(), matmul.workspace_bytes())?;
@@ -119,14 +110,10 @@ fn best(stream: &Stream, mut work: impl FnMut() -> Result<(), CudaError>) -> Res
     for _ in 0..WARM_UP {
         work()?;
     }
-    let (before, after) = (Event::timing(stream.context())?, Event::timing(stream.context())?);
+    let timer = Timer::new(stream)?;
     let mut best = Duration::MAX;
     for _ in 0..COUNTED {
-        stream.record(&before)?;
-        work()?;
-        stream.record(&after)?;
-        after.synchronize()?;
-        best = best.min(after.since(&before)?);
+        best = best.min(timer.time(&mut work)?);
     }
     Ok(best.max(Duration::from_nanos(1)))
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::op::Op;
-use crate::plan::cuda::{Bulk, CudaPlan, Work};
+use crate::plan::cuda::{Bulk, CudaPlan, Launch, Work, library_of};
 use crate::plan::manifest::Manifest;
 use crate::tool::ToolError;
 
@@ -33,29 +33,32 @@ pub struct LaunchRow<'a> {
     pub bulk: Option<&'a Bulk>,
 }
 
-/// The launches, in order.
-pub fn launches(cuda: &CudaPlan) -> Vec<LaunchRow<'_>> {
-    let mut next = 0;
-    let mut out = Vec::with_capacity(cuda.launches.len());
-    for launch in &cuda.launches {
-        let first_step = next;
-        next += launch.steps as usize;
-        let steps = cuda.program.steps.get(first_step..next).unwrap_or_default();
-        let kernel = if let Work::Kernel(kernel) = &launch.work { Some(kernel) } else { None };
-        let sparse = steps.iter().any(|s| matches!(s.op, Op::SparseGemm(_)));
-        out.push(LaunchRow {
+impl<'a> LaunchRow<'a> {
+    fn new(cuda: &'a CudaPlan, positions: Range<usize>, launch: &'a Launch) -> LaunchRow<'a> {
+        let first_step = positions.start;
+        let steps = cuda.program.steps.get(positions).unwrap_or_default();
+        let (kernel, product) = match &launch.work {
+            Work::Kernel(kernel) => (Some(kernel), None),
+            Work::Product => (None, steps.first().map(|s| &s.op)),
+        };
+        LaunchRow {
             first_step,
             steps: steps.iter().map(|s| s.name.as_str()).collect(),
             operators: steps.iter().map(|s| s.op.name()).collect(),
             kernel: kernel.map(|k| k.symbol.as_str()),
-            library: if kernel.is_some() { None } else { Some(if sparse { "cuSPARSELt" } else { "cuBLASLt" }) },
+            library: product.map(library_of),
             blocks: kernel.map(|k| k.blocks.to_string()),
             threads: kernel.map(|k| k.threads),
             shared_bytes: kernel.map(|k| k.shared_bytes),
             bulk: kernel.and_then(|k| k.bulk.as_ref()),
-        });
+        }
     }
-    out
+}
+
+/// The launches, in order.
+pub fn launches(cuda: &CudaPlan) -> Vec<LaunchRow<'_>> {
+    let row = |(positions, launch)| LaunchRow::new(cuda, positions, launch);
+    cuda.launched().map(row).collect()
 }
 
 /// Everything, as JSON; null for a plan that is for the CPU alone.

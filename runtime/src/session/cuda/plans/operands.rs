@@ -3,19 +3,14 @@
 use crate::cuda::CudaError;
 use crate::cuda::driver::{DeviceBuffer, Stream};
 use crate::dtype::DType;
+use crate::splitmix::SplitMix64;
 
 /// Bytes that are drawn; longer operands repeat them.
 const DRAWN: usize = 1 << 20;
 
 /// Random values on the device: all of i8, floats of either sign from about 1/128 to 2.
 pub fn random_operand(stream: &Stream, dtype: DType, bytes: usize) -> Result<DeviceBuffer, CudaError> {
-    let buffer = DeviceBuffer::new(stream.context(), bytes)?;
-    let drawn = draw(dtype, bytes.min(DRAWN));
-    for start in (0..bytes).step_by(DRAWN) {
-        let part = buffer.as_slice().slice(start, (bytes - start).min(DRAWN))?;
-        part.upload(&drawn[..part.len()], stream)?;
-    }
-    Ok(buffer)
+    DeviceBuffer::repeating(&draw(dtype, bytes.min(DRAWN)), bytes, stream)
 }
 
 fn draw(dtype: DType, bytes: usize) -> Vec<u8> {
@@ -30,17 +25,10 @@ fn draw(dtype: DType, bytes: usize) -> Vec<u8> {
         DType::F8e4m3 => float(bits, 0x87, 4, 3, 3),
         _ => bits,
     };
-    // SplitMix64.
-    let mut state = 0u64;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    };
+    let mut random = SplitMix64(0);
     let mut drawn: Vec<u8> = Vec::with_capacity(bytes + size_of::<u64>());
     while drawn.len() < bytes {
-        drawn.extend_from_slice(&element(next()).to_le_bytes()[..dtype.size()]);
+        drawn.extend_from_slice(&element(random.next()).to_le_bytes()[..dtype.size()]);
     }
     drawn.truncate(bytes);
     drawn
