@@ -250,7 +250,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => cpu.execute(inputs, Some(trace)),
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.run_traced(inputs, None, trace),
+            Backend::Cuda(cuda) => cuda.run_traced(inputs, trace),
         }
     }
 

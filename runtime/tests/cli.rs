@@ -165,7 +165,7 @@ fn plans_for_gpus_tell_their_launches_and_why_they_do_not_run() {
         assert_eq!(devices.matches(what).count(), 1, "{devices}");
     }
     // No machine has so many GPUs; most that run this have no driver.
-    for command in ["run gpu.slide --random", "bench gpu.slide", "check gpu.slide"] {
+    for command in ["run gpu.slide --random", "bench gpu.slide", "check gpu.slide", "check gpu.slide --kernels"] {
         let output = sliderun(folder.path(), &format!("{command} --device cuda:999"));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{command}: {stderr}");

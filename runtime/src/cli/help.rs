@@ -66,11 +66,14 @@ Usage: sliderun check PLAN [OPTIONS]
   --rounds N               Sets of random inputs (default 1)
   --seed N                 What the first starts from (default 0)
   --limit X                Greatest relative error of f32 (default 1e-5; f16 and bf16: 1000 times that)
+  --kernels                Only the plan's own kernels: leave out the libraries' products, which are not
+                           loaded, and the results end to end
   --device cuda[:N]        The GPU (default cuda)
   --threads N              Threads of the CPU's run (default: as many as there are processors)
 
-Example:
+Examples:
   sliderun check model.slide --shape batch=4,seq=128 --rounds 20
+  compute-sanitizer --tool racecheck sliderun check model.slide --kernels
 ";
 
 #[cfg(feature = "cuda")]

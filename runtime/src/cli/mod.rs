@@ -170,6 +170,7 @@ fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("seed") => options.seed = args.value()?.parse()?,
             Long("rounds") => options.rounds = args.value()?.parse()?,
             Long("limit") => options.limit = args.value()?.parse()?,
+            Long("kernels") => options.kernels_only = true,
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Value(value) => plan.set(value)?,
@@ -277,6 +278,11 @@ mod tests {
             panic!("bench was expected");
         };
         assert_eq!((options.duration, options.iterations), (Some(Duration::from_millis(500)), Some(3)));
+        #[cfg(feature = "cuda")]
+        for (line, kernels_only) in [("check m.slide --shape seq=3 --rounds 2", false), ("check --kernels m.slide", true)] {
+            let Ok(Command::Check(options)) = parse_line(line) else { panic!("check was expected") };
+            assert_eq!(options.kernels_only, kernels_only, "{line}");
+        }
         for line in ["--help", "run --help", "inspect -h", "bench --help", "--version"] {
             assert!(matches!(parse_line(line), Ok(Command::Print(_))), "{line}");
         }

@@ -108,6 +108,7 @@ impl Gpu {
                     let function = module.function(&launch.symbol, launch.shared_bytes)?;
                     LoadedWork::Kernel { function, bulk, launch: launch.clone() }
                 }
+                Work::Product if options.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),
                 Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),
             };
             let (reads, writes) = operands(&program, &steps, &work);

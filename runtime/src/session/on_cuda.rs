@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTime, PendingRun, Runner};
 use super::{Backend, Session, SessionError, StepTrace};
-use crate::tensor::{Tensor, TensorView};
+use crate::tensor::TensorView;
 
 impl Session {
     fn on_cuda(&self) -> Result<&Arc<Runner>, SessionError> {
@@ -84,17 +84,19 @@ impl Session {
     }
 
     /// As [`Session::run_traced`] on a GPU, but each launch reads, where `feed` has a value of that name, this and not what was computed before:
-    /// what each launch by itself makes of given operands. Outputs are poisoned before each launch.
+    /// what each launch by itself makes of given operands. Outputs are poisoned before each launch. With [`CudaOptions::kernels_only`] the
+    /// libraries' products are left out.
     ///
     /// # Errors
-    /// As [`Session::run`]; a session on the CPU, which has no launches.
+    /// As [`Session::run`]; a session on the CPU, which has no launches; an operand that is not given where the product that computes it is
+    /// left out.
     pub fn run_fed<'f>(
         &self,
         inputs: &[(&str, TensorView<'_>)],
         feed: &'f dyn Fn(&str) -> Option<TensorView<'f>>,
         trace: &mut dyn FnMut(StepTrace<'_>),
-    ) -> Result<Vec<(String, Tensor)>, SessionError> {
-        self.on_cuda()?.run_traced(inputs, Some(feed), trace)
+    ) -> Result<(), SessionError> {
+        self.on_cuda()?.run_fed(inputs, feed, trace)
     }
 
     /// Times of `times` replays of the graph on a GPU, from device memory to device memory, by its own clock.

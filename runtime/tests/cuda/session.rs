@@ -3,13 +3,15 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sliderun::cuda::driver::{Context, DeviceAllocator, DeviceBuffer, Stream};
 use sliderun::plan::Plan;
+use sliderun::plan::cuda::Work;
 use sliderun::session::{
-    CacheFolder, CallerStream, CudaOptions, Device, DeviceTensor, Session, SessionError, SessionOptions, Tuning,
+    CacheFolder, CallerStream, CudaOptions, Device, DeviceTensor, Session, SessionError, SessionOptions, SparseForm, Tuning,
 };
 use sliderun::tensor::{Tensor, TensorView};
 use sliderun::tool::{random, symbols};
@@ -121,6 +123,33 @@ fn however_it_is_run_a_plan_gives_the_same() {
         }
     });
     assert_eq!(session.cuda_report(), before, "nothing is loaded or planned again");
+}
+
+#[test]
+fn kernels_run_without_the_libraries() {
+    let Some(case) = Case::find() else { return };
+    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..SessionOptions::default() };
+    let mut known = BTreeMap::new();
+    let cpu = Session::new(case.plan.clone(), Device::Cpu, reference).unwrap();
+    cpu.run_traced(&case.views(0), &mut |step| {
+        known.extend(step.values.iter().map(|v| (v.name.to_owned(), v.view.to_tensor())));
+    })
+    .unwrap();
+    let session = case.session(CudaOptions { kernels_only: true, ..CudaOptions::default() });
+    let cuda = case.plan.manifest().cuda.as_ref().unwrap();
+    let kernels: Vec<usize> =
+        cuda.launched().filter(|(_, l)| matches!(l.work, Work::Kernel(_))).map(|(steps, _)| steps.end - 1).collect();
+    let mut seen = Vec::new();
+    session.run_fed(&case.views(0), &|name| known.get(name).map(Tensor::view), &mut |step| seen.push(step.index)).unwrap();
+    assert_eq!(seen, kernels);
+    assert_eq!(session.cuda_report().plans, 0);
+    // What nothing computes is missed, and what would need products fails.
+    if kernels.len() < cuda.launches.len() {
+        let missed = session.run_fed(&case.views(0), &|_| None, &mut |_| {}).unwrap_err().to_string();
+        assert!(missed.contains("neither computed nor given"), "{missed}");
+        let refused = session.run(&case.views(0)).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("leaves products out"), "{refused}");
+    }
 }
 
 /// Takes and gives back the driver's memory, and counts.

@@ -191,6 +191,11 @@ impl Bound {
         matches!(self.launches[at], Bindable::Kernel { bulk: true, .. })
     }
 
+    /// Whether a launch is a product that the session leaves out.
+    pub fn is_left_out(&self, at: usize) -> bool {
+        matches!(self.launches[at], Bindable::Product(Planned::LeftOut))
+    }
+
     /// Where a value lies on the device.
     pub fn address(&self, gpu: &Gpu, value: usize) -> Option<u64> {
         let root = gpu.program.values[value].root;

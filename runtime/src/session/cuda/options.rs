@@ -20,6 +20,9 @@ pub struct CudaOptions {
     pub stream: Option<CallerStream>,
     /// What gives and takes back device memory; the driver when `None`.
     pub allocator: Option<Arc<dyn DeviceAllocator>>,
+    /// Leave out the products by NVIDIA's libraries, which are not even loaded: for [`Session::run_fed`](super::super::Session::run_fed),
+    /// which then runs the plan's own kernels. Every other run fails at the first product.
+    pub kernels_only: bool,
 }
 
 /// A caller's stream.

@@ -12,6 +12,7 @@ use crate::cuda::cusparselt::{Alpha, SparseMatmul, SparseOperands, SparseProblem
 use crate::cuda::driver::{DeviceSlice, Stream};
 use crate::cuda::{CudaError, m_bucket};
 use crate::op::Op;
+use crate::plan::manifest::Step;
 
 /// One step's product.
 pub struct Product {
@@ -20,6 +21,7 @@ pub struct Product {
     /// The right side, unless it is compressed.
     rhs: Option<usize>,
     out: usize,
+    /// Neither it nor the right side is there where the session leaves products out.
     weight: Option<SparseWeight>,
 }
 
@@ -27,6 +29,8 @@ pub struct Product {
 pub enum Planned {
     /// Nothing to compute.
     Empty,
+    /// The session leaves products out.
+    LeftOut,
     Sparse(Arc<SparseMatmul>),
     Dense(Arc<DenseMatmul>),
 }
@@ -34,7 +38,7 @@ pub enum Planned {
 impl Planned {
     pub fn workspace_bytes(&self) -> usize {
         match self {
-            Planned::Empty => 0,
+            Planned::Empty | Planned::LeftOut => 0,
             Planned::Sparse(p) => p.workspace_bytes(),
             Planned::Dense(p) => p.workspace_bytes(),
         }
@@ -46,19 +50,21 @@ impl Product {
     pub fn new(program: &Program, step: usize, plans: &mut Plans, stream: &Stream) -> Result<Product, SessionError> {
         let s = &program.steps[step];
         let fail = |e: CudaError| device_error(s, e);
-        let operand = |i: usize| {
-            s.inputs.get(i).copied().flatten().map(index).ok_or_else(|| step_error(s, format!("operand {i} is missing")))
-        };
-        let (x, out) = (operand(0)?, index(s.outputs[0]));
-        let mut product = Product { step, x, rhs: None, out, weight: None };
+        let mut product = Product::left_out(program, step)?;
         let Op::SparseGemm(op) = &s.op else {
             plans.need_dense().map_err(fail)?;
-            product.rhs = Some(operand(1)?);
+            product.rhs = Some(operand(s, 1)?);
             return Ok(product);
         };
-        let (values, positions) = (operand(1)?, operand(2)?);
+        let (values, positions) = (operand(s, 1)?, operand(s, 2)?);
         product.weight = Some(weights::load(program, s, op, (values, positions), plans, stream)?);
         Ok(product)
+    }
+
+    /// The product of a session that leaves products out: it has a place for its result, nothing else.
+    pub fn left_out(program: &Program, step: usize) -> Result<Product, SessionError> {
+        let s = &program.steps[step];
+        Ok(Product { step, x: operand(s, 0)?, rhs: None, out: index(s.outputs[0]), weight: None })
     }
 
     /// Operands in device memory that are the program's values.
@@ -101,7 +107,7 @@ impl Product {
             };
             return plans.sparse(problem, weight).map(Planned::Sparse).map_err(fail);
         }
-        let Some(rhs) = self.rhs else { return Err(step_error(step, "it has no right side")) };
+        let Some(rhs) = self.rhs else { return Ok(Planned::LeftOut) };
         let types = (dtype(self.x), dtype(self.out));
         let problem = if let Op::DenseGemm(_) = step.op {
             let m = if types.0.size() == 1 { m_bucket(rows) } else { rows };
@@ -136,6 +142,7 @@ impl Product {
         let slice = |v: usize, bytes: usize| Ok::<_, SessionError>(unsafe { DeviceSlice::from_raw(address(v)?, bytes) });
         match planned {
             Planned::Empty => Ok(()),
+            Planned::LeftOut => Err(step_error(step, "the session leaves products out, for its kernels only")),
             Planned::Sparse(matmul) => {
                 let p = matmul.problem();
                 let operands = SparseOperands {
@@ -160,4 +167,8 @@ impl Product {
             }
         }
     }
+}
+
+fn operand(step: &Step, i: usize) -> Result<usize, SessionError> {
+    step.inputs.get(i).copied().flatten().map(index).ok_or_else(|| step_error(step, format!("operand {i} is missing")))
 }

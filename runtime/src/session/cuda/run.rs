@@ -1,8 +1,9 @@
 //! Runs for whoever wants to see or to measure: launch by launch, or the graph alone.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::super::program::Source;
+use super::super::program::{Source, step_error};
 use super::super::{SessionError, StepTrace, TracedValue, inputs};
 use super::Gpu;
 use super::bound::Bound;
@@ -14,7 +15,7 @@ use crate::tensor::{Tensor, TensorView};
 /// Byte that outputs are filled with before each launch that is watched, so that elements which nobody writes are seen.
 const POISON: u8 = 0xA5;
 
-/// Values that launches are to read in place of what was computed, by name.
+/// Values by name that launches are to read in place of what was computed.
 pub type Feed<'a> = &'a dyn Fn(&str) -> Option<TensorView<'a>>;
 
 impl Runner {
@@ -28,53 +29,58 @@ impl Runner {
         })
     }
 
-    /// Runs launch by launch; `trace` sees what each leaves in memory. With `feed`, launches read those values instead of what was computed
-    /// before.
+    /// Runs launch by launch; `trace` sees what each leaves in memory.
     pub fn run_traced(
         &self,
         given: &[(&str, TensorView<'_>)],
-        feed: Option<Feed<'_>>,
         trace: &mut dyn FnMut(StepTrace<'_>),
     ) -> Result<Vec<(String, Tensor)>, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
             gpu.upload(bound, stream, arranged)?;
-            for (at, loaded) in gpu.launches.iter().enumerate() {
-                for &v in &loaded.reads {
-                    let value = &gpu.program.values[v];
-                    if let (Source::Computed(_), Some(view)) = (&value.source, feed.and_then(|feed| feed(&value.name)))
-                        && let Some(slice) = bound.slice(gpu, v)
-                    {
-                        slice.upload(view.data, stream)?;
-                    }
-                }
-                for &v in &loaded.writes {
-                    if let Some(slice) = bound.slice(gpu, v) {
-                        slice.fill(POISON, stream)?;
-                    }
-                }
-                stream.synchronize()?;
-                let start = Instant::now();
-                bound.launch(gpu, at, stream)?;
-                stream.synchronize()?;
-                let duration = start.elapsed();
-                let last = loaded.steps.end - 1;
-                let step = &gpu.program.steps[last];
-                let mut tensors = Vec::with_capacity(loaded.writes.len());
-                for &v in &loaded.writes {
-                    tensors.push((v, gpu.download(bound, v, stream)?));
-                }
-                let values: Vec<TracedValue<'_>> = tensors
-                    .iter()
-                    .map(|(v, t)| {
-                        let value = &gpu.program.values[*v];
-                        TracedValue { name: &value.name, from_model: value.from_model, view: t.view() }
-                    })
-                    .collect();
-                let op = &bound.ops[last];
-                trace(StepTrace { index: last, name: &step.name, op, origin: &step.origin, duration, values: &values });
+            fault.as_slice().fill(0, stream)?;
+            for at in 0..gpu.launches.len() {
+                gpu.launch_traced(bound, at, stream, trace)?;
             }
             gpu.check_fault(read_fault(fault, stream)?)?;
             gpu.download_outputs(bound, stream, arranged)
+        })
+    }
+
+    /// Runs each launch on what `feed` has for it in place of what was computed before, save products that the session leaves out.
+    pub fn run_fed(
+        &self,
+        given: &[(&str, TensorView<'_>)],
+        feed: Feed<'_>,
+        trace: &mut dyn FnMut(StepTrace<'_>),
+    ) -> Result<(), SessionError> {
+        self.with_bound(given, |gpu, bound, stream, fault, arranged| {
+            gpu.upload(bound, stream, arranged)?;
+            fault.as_slice().fill(0, stream)?;
+            let mut left_out: BTreeSet<usize> = BTreeSet::new();
+            for (at, loaded) in gpu.launches.iter().enumerate() {
+                if bound.is_left_out(at) {
+                    left_out.extend(&loaded.writes);
+                    continue;
+                }
+                for &v in &loaded.reads {
+                    let value = &gpu.program.values[v];
+                    let Source::Computed(_) = value.source else { continue };
+                    match feed(&value.name) {
+                        Some(view) => {
+                            if let Some(slice) = bound.slice(gpu, v) {
+                                slice.upload(view.data, stream)?;
+                            }
+                        }
+                        None if left_out.contains(&v) => {
+                            let step = &gpu.program.steps[loaded.steps.end - 1];
+                            return Err(step_error(step, format!("'{}' is neither computed nor given", value.name)));
+                        }
+                        None => {}
+                    }
+                }
+                gpu.launch_traced(bound, at, stream, trace)?;
+            }
+            gpu.check_fault(read_fault(fault, stream)?)
         })
     }
 
@@ -117,6 +123,43 @@ impl Gpu {
                 slice.upload(view.data, stream)?;
             }
         }
+        Ok(())
+    }
+
+    /// Runs one launch, its outputs poisoned before, and shows `trace` what it leaves in memory.
+    fn launch_traced(
+        &self,
+        bound: &Bound,
+        at: usize,
+        stream: &Stream,
+        trace: &mut dyn FnMut(StepTrace<'_>),
+    ) -> Result<(), SessionError> {
+        let loaded = &self.launches[at];
+        for &v in &loaded.writes {
+            if let Some(slice) = bound.slice(self, v) {
+                slice.fill(POISON, stream)?;
+            }
+        }
+        stream.synchronize()?;
+        let start = Instant::now();
+        bound.launch(self, at, stream)?;
+        stream.synchronize()?;
+        let duration = start.elapsed();
+        let last = loaded.steps.end - 1;
+        let step = &self.program.steps[last];
+        let mut tensors = Vec::with_capacity(loaded.writes.len());
+        for &v in &loaded.writes {
+            tensors.push((v, self.download(bound, v, stream)?));
+        }
+        let values: Vec<TracedValue<'_>> = tensors
+            .iter()
+            .map(|(v, t)| {
+                let value = &self.program.values[*v];
+                TracedValue { name: &value.name, from_model: value.from_model, view: t.view() }
+            })
+            .collect();
+        let op = &bound.ops[last];
+        trace(StepTrace { index: last, name: &step.name, op, origin: &step.origin, duration, values: &values });
         Ok(())
     }
 
