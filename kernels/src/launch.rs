@@ -56,10 +56,10 @@ pub struct DequantTile {
 }
 
 impl DequantTile {
-    /// For rows of `n` elements.
-    pub fn for_row(n: usize) -> DequantTile {
+    /// For rows of `n` accumulators of `bytes` bytes each.
+    pub fn for_row(n: usize, bytes: usize) -> DequantTile {
         const MAX_THREADS: usize = 64;
-        let vectors = n / (1usize << n.trailing_zeros().min(2));
+        let vectors = n / (1usize << n.trailing_zeros().min((16 / bytes).ilog2()));
         let threads = vectors.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         DequantTile { threads, across: vectors.div_ceil(threads) }
     }
@@ -78,10 +78,12 @@ mod tests {
                     assert!(tile.rows == 1 || tile.threads == WARP, "{k}: {tile:?}");
                 }
             }
-            let tile = DequantTile::for_row(k);
-            let width = [4, 2, 1].into_iter().find(|w| k % w == 0).unwrap();
-            let covered = tile.threads * tile.across * width;
-            assert!(tile.threads.is_multiple_of(WARP) && covered >= k && covered - k < tile.threads * width, "{k}: {tile:?}");
+            for bytes in [2, 4] {
+                let tile = DequantTile::for_row(k, bytes);
+                let width = [8, 4, 2, 1].into_iter().find(|w| w * bytes <= 16 && k % w == 0).unwrap();
+                let covered = tile.threads * tile.across * width;
+                assert!(tile.threads.is_multiple_of(WARP) && covered >= k && covered - k < tile.threads * width, "{k}: {tile:?}");
+            }
         }
     }
 }

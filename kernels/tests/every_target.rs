@@ -97,13 +97,16 @@ fn rows_are_loaded_in_whole_vectors() {
         extern "C" __global__ void scaled(const int* x, const float* token, const float* channel, bf16* to, long long rows) {
             dequant<int, bf16, 3584, false, 64>(x, token, channel, nullptr, to, rows, Activate<Identity>{{}});
         }
+        extern "C" __global__ void scaled_narrow(const bf16* x, const float* token, const float* channel, bf16* to, long long rows) {
+            dequant<bf16, bf16, 3584, false, 64>(x, token, channel, nullptr, to, rows, Activate<Identity>{{}});
+        }
         extern "C" __global__ void normal(const bf16* x, const bf16* scale, bf16* y, long long rows) {
             using Row = RegisterRow<RowGroup<224, 1>, 3584, 8>;
             normalize<Row, Norm::LAYER>(MatrixRows<bf16>{x, 3584}, SameRow<bf16>{scale}, NoBias{}, MatrixSink<bf16>{y, 3584}, rows, 3584, 1e-5f);
         }"#;
     let ptx = compiler.ptx(source, "sm_90a".parse().unwrap()).unwrap_or_else(|e| panic!("{e}"));
     let kernels: Vec<&str> = ptx.split(".visible .entry ").skip(1).collect();
-    assert_eq!(kernels.len(), 3);
+    assert_eq!(kernels.len(), 4);
     for kernel in kernels {
         let name = kernel.split('(').next().unwrap();
         let loads = |width: &str| kernel.matches(&format!("ld.global{width}")).count();

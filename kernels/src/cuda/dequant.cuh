@@ -24,10 +24,11 @@ template <class Activation, class Residual, int N> struct ActivateAdd {
     Activation activation;
     const Residual* residual;
     template <int WIDTH> __device__ __forceinline__ void operator()(float (&y)[WIDTH], long long row, int column) const {
-        Vector<Residual, WIDTH> added = load_vector<Residual, WIDTH>(residual + row * N + column);
+        Residual added[WIDTH];
+        load_elements(residual + row * N + column, added);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-            y[i] = __fadd_rn(activation(y[i]), to_float(added.element[i]));
+            y[i] = __fadd_rn(activation(y[i]), to_float(added[i]));
         }
     }
 };
@@ -35,12 +36,15 @@ template <class Activation, class Residual, int N> struct ActivateAdd {
 /// Rows that a thread has under way at once.
 constexpr int DEQUANT_ROWS = 8;
 
+/// Elements side by side that a thread does: accumulators of at most 16 bytes.
+template <class Acc, int N> constexpr int DEQUANT_WIDTH = power_of_two_divisor(N, 16 / sizeof(Acc));
+
 /// The rows of `dequant` that one block does. WHOLE: there are DEQUANT_ROWS of them, so that nothing keeps their loads from being under way
 /// together.
 template <bool WHOLE, class Acc, class Out, int N, bool BIAS, class Epilogue>
 __device__ __forceinline__ void dequant_rows(const Acc* acc, const float* token_scale, const float* channel_scale, const float* bias, Out* out,
                                              long long first, int count, int column, const Epilogue& epilogue) {
-    constexpr int WIDTH = power_of_two_divisor(N, 4);
+    constexpr int WIDTH = DEQUANT_WIDTH<Acc, N>;
     Vector<Acc, WIDTH> from[DEQUANT_ROWS];
     float token[DEQUANT_ROWS];
 #pragma unroll
@@ -50,12 +54,13 @@ __device__ __forceinline__ void dequant_rows(const Acc* acc, const float* token_
         from[row] = load_vector<Acc, WIDTH>(acc + at * N + column);
         token[row] = token_scale[at];
     }
-    Vector<float, WIDTH> channel = load_vector<float, WIDTH>(channel_scale + column), added;
+    float channel[WIDTH], added[WIDTH];
+    load_elements(channel_scale + column, channel);
     if constexpr (BIAS) {
-        added = load_vector<float, WIDTH>(bias + column);
+        load_elements(bias + column, added);
     }
     // Nothing is stored before all is calculated: what an epilogue loads might be what is stored, as far as the compiler knows.
-    Vector<Out, WIDTH> to[DEQUANT_ROWS];
+    Out to[DEQUANT_ROWS][WIDTH];
 #pragma unroll
     for (int row = 0; row < DEQUANT_ROWS; ++row) {
         if (WHOLE || row < count) {
@@ -63,22 +68,22 @@ __device__ __forceinline__ void dequant_rows(const Acc* acc, const float* token_
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) {
                 // Never fused to a multiply-add, which rounds differently.
-                y[i] = __fmul_rn(__fmul_rn(to_float(from[row].element[i]), token[row]), channel.element[i]);
+                y[i] = __fmul_rn(__fmul_rn(to_float(from[row].element[i]), token[row]), channel[i]);
                 if constexpr (BIAS) {
-                    y[i] = __fadd_rn(y[i], added.element[i]);
+                    y[i] = __fadd_rn(y[i], added[i]);
                 }
             }
             epilogue(y, first + row, column);
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) {
-                to[row].element[i] = from_float<Out>(y[i]);
+                to[row][i] = from_float<Out>(y[i]);
             }
         }
     }
 #pragma unroll
     for (int row = 0; row < DEQUANT_ROWS; ++row) {
         if (WHOLE || row < count) {
-            store_vector(out + (first + row) * N + column, to[row]);
+            store_elements(out + (first + row) * N + column, to[row]);
         }
     }
 }
@@ -87,14 +92,15 @@ __device__ __forceinline__ void dequant_rows(const Acc* acc, const float* token_
 ///
 /// acc [rows, N] of int, or f32, bf16, f16; token_scale f32 [rows]; channel_scale f32 [N]; bias f32 [N] where BIAS.
 ///
-/// Launch: blocks of THREADS threads; in x ⌈N / WIDTH / THREADS⌉ · ⌈rows / DEQUANT_ROWS⌉ of them, WIDTH = gcd(N, 4), columns first. Pointers
+/// Launch: blocks of THREADS threads; in x ⌈N / WIDTH / THREADS⌉ · ⌈rows / DEQUANT_ROWS⌉ of them, WIDTH = DEQUANT_WIDTH, columns first. Pointers
 /// are multiples of 16 bytes.
 template <class Acc, class Out, int N, bool BIAS, int THREADS, class Epilogue>
 __device__ __forceinline__ void dequant(const Acc* acc, const float* token_scale, const float* channel_scale, const float* bias, Out* out,
                                         long long rows, const Epilogue& epilogue) {
     static_assert(N > 0, "a row has elements");
-    constexpr int ACROSS = (N / power_of_two_divisor(N, 4) + THREADS - 1) / THREADS;
-    int column = (static_cast<int>(blockIdx.x % ACROSS) * THREADS + static_cast<int>(threadIdx.x)) * power_of_two_divisor(N, 4);
+    constexpr int WIDTH = DEQUANT_WIDTH<Acc, N>;
+    constexpr int ACROSS = (N / WIDTH + THREADS - 1) / THREADS;
+    int column = (static_cast<int>(blockIdx.x % ACROSS) * THREADS + static_cast<int>(threadIdx.x)) * WIDTH;
     if (column >= N) {
         return;
     }

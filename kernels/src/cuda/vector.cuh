@@ -68,4 +68,31 @@ template <class T, int WIDTH> __device__ __forceinline__ void store_vector(T* to
     *reinterpret_cast<Raw*>(to) = bit_cast<Raw>(vector);
 }
 
+/// As many loads of at most 16 bytes as it takes.
+template <class T, int WIDTH> __device__ __forceinline__ void load_elements(const T* from, T (&to)[WIDTH]) {
+    constexpr int EACH = power_of_two_divisor(WIDTH, VECTOR_BYTES / sizeof(T));
+#pragma unroll
+    for (int first = 0; first < WIDTH; first += EACH) {
+        Vector<T, EACH> vector = load_vector<T, EACH>(from + first);
+#pragma unroll
+        for (int i = 0; i < EACH; ++i) {
+            to[first + i] = vector.element[i];
+        }
+    }
+}
+
+/// As many stores of at most 16 bytes as it takes.
+template <class T, int WIDTH> __device__ __forceinline__ void store_elements(T* to, const T (&from)[WIDTH]) {
+    constexpr int EACH = power_of_two_divisor(WIDTH, VECTOR_BYTES / sizeof(T));
+#pragma unroll
+    for (int first = 0; first < WIDTH; first += EACH) {
+        Vector<T, EACH> vector;
+#pragma unroll
+        for (int i = 0; i < EACH; ++i) {
+            vector.element[i] = from[first + i];
+        }
+        store_vector(to + first, vector);
+    }
+}
+
 } // namespace slide

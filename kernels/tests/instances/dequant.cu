@@ -16,6 +16,7 @@ DEQUANT(i32_f16, int, half_t, 1026, false, Activate<Relu>, {})
 DEQUANT(f32_f32, float, float, 385, true, Activate<Gelu>, {})
 DEQUANT(f32_bf16, float, bf16, 384, true, Activate<Swish>, {{1.702f}})
 DEQUANT(bf16_bf16, bf16, bf16, 384, false, Activate<Sigmoid>, {})
+DEQUANT(bf16_f32, bf16, float, 1544, true, Activate<Relu>, {})
 
 using GeluAdd = ActivateAdd<GeluTanh, bf16, 384>;
 using TanhAdd = ActivateAdd<Tanh, float, 3>;

@@ -27,26 +27,25 @@ pub struct QuantLift {
 }
 
 /// Inputs (x': [.., K'] from [`QuantLift`], values: [N, K'/2], positions: u8 [N, K'/8]): the product with a weight in compressed form,
-/// [.., N]: i32 for I8 inputs, else f32 or, rounded once, `to`.
+/// [.., N]: the sums as they are, i32 for I8 inputs, else f32, or rounded to `to` (i32 by way of f32, which holds them up to 2²⁴ exactly).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SparseGemm {
     /// How K is laid out; of one sparse segment.
     pub layout: KLayout,
-    /// What sums of floats are rounded to: F16 or Bf16.
+    /// What sums are rounded to: Bf16, or F16 for floats, whose range holds them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<DType>,
 }
 
-/// Inputs (x: [.., K] from [`QuantLift`] with a dense layout, w: [N, K] of the same type): [.., N], i32 for I8 inputs, else f32 or, rounded
-/// once, `to`.
+/// Inputs (x: [.., K] from [`QuantLift`] with a dense layout, w: [N, K] of the same type): [.., N], as [`SparseGemm`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenseGemm {
-    /// What sums of floats are rounded to: F16 or Bf16.
+    /// What sums are rounded to: Bf16, or F16 for floats, whose range holds them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<DType>,
 }
 
-/// Inputs (acc: i32 or f32 [.., N], token_scale: f32 [.., 1], channel_scale: f32 [N], bias?: f32 [N]):
+/// Inputs (acc: i32, f32, f16 or bf16 [.., N], token_scale: f32 [.., 1], channel_scale: f32 [N], bias?: f32 [N]):
 /// `activation(acc · token_scale · channel_scale + bias)`, computed in f32 in this order, in `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dequant {
@@ -74,7 +73,8 @@ fn product_type(input: DType, to: Option<DType>) -> Result<DType, InferError> {
     let sums = accumulator(0, input)?;
     match to {
         None => Ok(sums),
-        Some(to @ (DType::F16 | DType::Bf16)) if sums == DType::F32 => Ok(to),
+        Some(DType::Bf16) => Ok(DType::Bf16),
+        Some(DType::F16) if sums == DType::F32 => Ok(DType::F16),
         Some(to) => Err(InferError::Attribute { name: "to", reason: format!("sums in {sums} are not rounded to {to}") }),
     }
 }
@@ -174,8 +174,8 @@ impl Semantics for Dequant {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
         inputs.at_most(4)?;
         let (acc, token_scale, channel_scale) = (inputs.required(0)?, inputs.required(1)?, inputs.required(2)?);
-        if !matches!(acc.dtype, DType::I32 | DType::F32) {
-            return Err(InferError::DType { input: 0, actual: acc.dtype, expected: "i32 or f32" });
+        if !matches!(acc.dtype, DType::I32 | DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(InferError::DType { input: 0, actual: acc.dtype, expected: "i32, f32, f16 or bf16" });
         }
         if !matches!(self.to, DType::F32 | DType::F16 | DType::Bf16) {
             return Err(InferError::Attribute { name: "to", reason: format!("{} is not one of f32, f16, bf16", self.to) });

@@ -157,7 +157,7 @@ impl Rows {
             Op::Dequant(_) => {
                 let acc = step.inputs[0].map(|id| ty(id).dtype);
                 let rest = step.inputs[1..].iter().flatten().all(|id| along(id).is_some());
-                result && rest && matches!(acc, Some(DType::I32 | DType::F32))
+                result && rest && acc.is_some_and(|dtype| dtype == DType::I32 || is_held_type(dtype))
             }
             Op::LayerNorm(op) => floats && result && op.axis == last && !op.stats && self.one_row(program, &step.inputs[1..]),
             Op::RmsNorm(op) => floats && result && op.axis == last && self.one_row(program, &step.inputs[1..]),

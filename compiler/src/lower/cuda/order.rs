@@ -2,8 +2,9 @@
 //!
 //! Must not know: how kernels are written.
 
+use sliderun::dtype::DType;
 use sliderun::op::Op;
-use sliderun::plan::manifest::{Program, Step};
+use sliderun::plan::manifest::{Program, Step, ValueId};
 
 use super::Readers;
 use super::pointwise;
@@ -14,12 +15,12 @@ pub fn order(program: &mut Program) {
     early(program);
 }
 
-/// Moves what normalises or quantizes rows right behind the step that computes them.
+/// Moves what normalises, quantizes or rounds rows right behind the step that computes them.
 fn early(program: &mut Program) {
     let mut at = 0;
     while at < program.steps.len() {
         let step = &program.steps[at];
-        if matches!(step.op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantLift(_)) {
+        if matches!(step.op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantLift(_)) || rounds(program, step) {
             let operands: Vec<_> = step.inputs.iter().flatten().map(|id| super::root(program, *id)).collect();
             let computes = |step: &Step| step.outputs.iter().any(|o| operands.contains(o));
             if let Some(behind) = program.steps[..at].iter().rposition(computes) {
@@ -30,7 +31,15 @@ fn early(program: &mut Program) {
     }
 }
 
-/// Moves every element-wise step that a single other one reads right before that one.
+/// Whether a step makes 16-bit floats of f32.
+fn rounds(program: &Program, step: &Step) -> bool {
+    let dtype = |id: &ValueId| program.values[id.0 as usize].ty.dtype;
+    matches!(step.op, Op::Cast(_))
+        && step.inputs.iter().flatten().all(|id| dtype(id) == DType::F32)
+        && step.outputs.iter().all(|id| dtype(id).size() == 2)
+}
+
+/// Moves every element-wise step, and every Split, that a single other one reads right before that one.
 fn late(program: &mut Program) {
     let readers = Readers::new(program);
     let mut producer = vec![None; program.values.len()];
@@ -40,11 +49,9 @@ fn late(program: &mut Program) {
     // The step that a step moves to.
     let moves = |at: usize| -> Option<usize> {
         let step = &program.steps[at];
-        let [output] = step.outputs[..] else { return None };
-        match readers.of(output) {
-            [reader] if *reader != Readers::OUTPUT && pointwise::supports(program, step).is_ok() => Some(*reader),
-            _ => None,
-        }
+        let [reader] = *readers.of(*step.outputs.first()?) else { return None };
+        let moved = matches!(step.op, Op::Split(_)) || step.outputs.len() == 1 && pointwise::supports(program, step).is_ok();
+        (reader != Readers::OUTPUT && moved && readers.only(step, reader)).then_some(reader)
     };
     let mut order = Vec::with_capacity(program.steps.len());
     let mut open = Vec::new();
@@ -56,7 +63,8 @@ fn late(program: &mut Program) {
             let operands = program.steps[at].inputs.iter().flatten();
             let producers = operands.filter_map(|id| producer[super::root(program, *id).0 as usize]);
             let mut moved: Vec<usize> = producers.filter(|p| moves(*p) == Some(at)).collect();
-            moved.sort_unstable();
+            // A Split comes last: an Attention reads through the one before it.
+            moved.sort_unstable_by_key(|p| (matches!(program.steps[*p].op, Op::Split(_)), *p));
             moved.dedup();
             open.extend(moved);
         }

@@ -151,7 +151,7 @@ pub fn dequant(program: &Program, launch: usize, step: &Step, op: &Dequant) -> R
     let acc = operand(step, 0);
     let ty = b.ty(acc).clone();
     let columns = ty.shape.last().and_then(Dim::as_usize).filter(|n| *n > 0).ok_or("rows of unknown length")?;
-    let tile = DequantTile::for_row(columns);
+    let tile = DequantTile::for_row(columns, ty.dtype.size());
     let [from, token, channel] = [0, 1, 2].map(|i| b.input(operand(step, i)));
     let bias = step.inputs.get(3).copied().flatten().map(|v| b.input(v));
     let to = b.output(step.outputs[0]);

@@ -107,3 +107,22 @@ pub(crate) fn rounded(
     }
     Ok(())
 }
+
+/// Runs `compute` on i32 room for `out`'s elements; what is no i32 then gets the sums as f32, rounded as [`rounded`] does.
+pub(crate) fn rounded_sums(
+    operator: &'static str,
+    out: &mut TensorViewMut<'_>,
+    compute: impl FnOnce(&mut [i32]) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    if let Some(out) = out.as_mut_slice::<i32>() {
+        return compute(out);
+    }
+    let mut sums = vec![0; out.elements()];
+    compute(&mut sums)?;
+    rounded(operator, out, |out| {
+        out.par_chunks_mut(CHUNK).zip(sums.par_chunks(CHUNK)).for_each(|(out, sums)| {
+            out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = sum as f32);
+        });
+        Ok(())
+    })
+}

@@ -6,7 +6,7 @@ use crate::cpu::gemm::float::{self, PackedF32, RhsF32};
 use crate::cpu::gemm::int8::{self, PackedI8, RhsI8};
 use crate::cpu::gemm::matrix::Strided;
 use crate::cpu::gemm::required;
-use crate::cpu::gemm::widen::{rounded, widened};
+use crate::cpu::gemm::widen::{rounded, rounded_sums, widened};
 use crate::cpu::{Context, Kernel, KernelError, Prepared};
 use crate::dtype::DType;
 use crate::op::sparse::DenseGemm;
@@ -44,10 +44,9 @@ impl Kernel for DenseGemm {
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
         let (x, w) = (required(inputs, 0)?, required(inputs, 1)?);
-        let unsupported = KernelError::UnsupportedType("DenseGemm", x.dtype);
         let (rows, k) = match x.shape {
             [rows @ .., k] => (rows.iter().product(), *k),
-            [] => return Err(unsupported),
+            [] => return Err(KernelError::UnsupportedType("DenseGemm", x.dtype)),
         };
         let out = &mut outputs[0];
         if x.dtype == DType::I8 {
@@ -59,8 +58,8 @@ impl Kernel for DenseGemm {
                 Some(Prepared::I8(packed)) => RhsI8::Packed(packed),
                 _ => RhsI8::Strided(right(i8s(w)?, w.shape)),
             };
-            let out = out.as_mut_slice::<i32>().ok_or(unsupported)?;
-            return int8::multiply(out, Strided::row_major(&shifted, rows, k), SHIFT, rhs);
+            let x = Strided::row_major(&shifted, rows, k);
+            return rounded_sums("DenseGemm", out, |out| int8::multiply(out, x, SHIFT, rhs));
         }
         let x = widened("DenseGemm", x)?;
         let x = Strided::row_major(&x, rows, k);

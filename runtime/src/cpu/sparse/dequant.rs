@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use crate::cpu::elementwise::Activation;
 use crate::cpu::gemm::required;
-use crate::cpu::gemm::widen::rounded;
+use crate::cpu::gemm::widen::{rounded, widened};
 use crate::cpu::{Context, Kernel, KernelError};
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::op::sparse::Dequant;
 use crate::tensor::{TensorView, TensorViewMut};
 
@@ -58,13 +58,12 @@ impl Kernel for Dequant {
         let activation = self.activation.map(Activation::new);
         let activation = activation.as_ref();
         rounded("Dequant", &mut outputs[0], |out| {
-            match acc.dtype {
-                DType::I32 => acc
-                    .as_slice::<i32>()
-                    .map(|acc| dequantize(acc, |v| v as f32, token_scale, channel_scale, bias, activation, out)),
-                _ => acc.as_slice::<f32>().map(|acc| dequantize(acc, |v| v, token_scale, channel_scale, bias, activation, out)),
+            if let Some(acc) = acc.as_slice::<i32>() {
+                dequantize(acc, |v| v as f32, token_scale, channel_scale, bias, activation, out);
+            } else {
+                dequantize(&widened("Dequant", acc)?, |v| v, token_scale, channel_scale, bias, activation, out);
             }
-            .ok_or(KernelError::UnsupportedType("Dequant", acc.dtype))
+            Ok(())
         })
     }
 }

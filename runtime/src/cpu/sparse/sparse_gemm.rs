@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::gemm::required;
-use crate::cpu::gemm::widen::{rounded, widened};
+use crate::cpu::gemm::widen::{rounded, rounded_sums, widened};
 use crate::cpu::{Context, Kernel, KernelError, Prepared};
 use crate::dtype::{DType, Element};
 use crate::op::sparse::SparseGemm;
@@ -122,10 +122,11 @@ impl Kernel for SparseGemm {
         let weight = Compressed::new(&self.layout, values, required(inputs, 2)?)?;
         let out = &mut outputs[0];
         if x.dtype == DType::I8 {
-            let dtype = out.dtype;
-            let out = out.as_mut_slice::<i32>().ok_or(KernelError::UnsupportedType("SparseGemm", dtype))?;
-            run_as(&weight, &widened_i8(values)?, &widened_i8(x)?, out);
-            return Ok(());
+            let (values, x) = (widened_i8(values)?, widened_i8(x)?);
+            return rounded_sums("SparseGemm", out, |out| {
+                run_as(&weight, &values, &x, out);
+                Ok(())
+            });
         }
         let (values, x) = (widened("SparseGemm", values)?, widened("SparseGemm", x)?);
         rounded("SparseGemm", out, |out| {

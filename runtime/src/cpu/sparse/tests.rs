@@ -133,6 +133,12 @@ proptest! {
         for out in dense(&case.x, &undone).iter().chain([&case.sparse()]) {
             prop_assert_eq!(out.as_slice::<i32>().unwrap(), &expected);
         }
+        let rounded: Vec<u16> = expected.iter().map(|&sum| bf16::from_f32(sum as f32).to_bits()).collect();
+        let to = Some(DType::Bf16);
+        let sparse = run(SparseGemm { layout: case.layout.clone(), to }, &[&case.lifted_x, &case.values, &case.positions]).remove(0);
+        for out in [sparse, run(DenseGemm { to }, &[&case.x, &undone]).remove(0)] {
+            prop_assert_eq!(out.as_slice::<bf16>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>(), rounded.clone());
+        }
     }
 
     /// The float types within 1e-5 of the sum of magnitudes in f64.
@@ -267,13 +273,16 @@ fn the_lift_and_its_undoing_meet() {
 
 #[test]
 fn dequant_scales_in_order() {
-    let (acc, token, channel, bias) =
+    let (mut acc, token, channel, bias) =
         ([7, -3, 1 << 25 | 1, 0, 5, -8], [0.1f32, f32::NAN], [0.3f32, -1.7, 1e-3], [0.25f32, 1e9, -0.5]);
     let token = Tensor::from_slice(&[2, 1], &token).unwrap();
     let (channel_t, bias_t) = (Tensor::from_slice(&[3], &channel).unwrap(), Tensor::from_slice(&[3], &bias).unwrap());
     let int = Tensor::from_slice(&[2, 3], &acc).unwrap();
     let float = Tensor::from_slice(&[2, 3], &acc.map(|v| v as f32)).unwrap();
-    for acc_t in [&int, &float] {
+    // What bf16 holds exactly.
+    acc[2] = 1 << 25;
+    let narrow = Tensor::from_slice(&[2, 3], &acc.map(|v| bf16::from_f32(v as f32))).unwrap();
+    for acc_t in [&int, &float, &narrow] {
         let plain = run(Dequant { to: DType::F32, activation: None }, &[acc_t, &token, &channel_t]).remove(0);
         let biased = run(Dequant { to: DType::F32, activation: None }, &[acc_t, &token, &channel_t, &bias_t]).remove(0);
         for i in 0..6 {
