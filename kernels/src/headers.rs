@@ -20,6 +20,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "lift.cuh",
     "limits.cuh",
     "norm.cuh",
+    "overlap.cuh",
     "quant_lift.cuh",
     "quantize.cuh",
     "reduce.cuh",

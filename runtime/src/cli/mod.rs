@@ -230,6 +230,8 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("operators") => options.operators = true,
             #[cfg(feature = "cuda")]
             Long("tuning") => options.target.options.cuda.tuning = args.value()?.parse()?,
+            #[cfg(feature = "cuda")]
+            Long("no-overlap") => options.target.options.cuda.no_overlap = true,
             Long("steps") => options.steps = true,
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),

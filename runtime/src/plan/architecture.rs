@@ -39,6 +39,11 @@ impl Architecture {
         own_major == major && if self.exact { own_minor == minor } else { own_minor <= minor }
     }
 
+    /// Whether its kernels can wait by themselves for what was launched before them: compute capability 9.0 and later.
+    pub fn has_waiting_kernels(self) -> bool {
+        self.capability >= 90
+    }
+
     /// The one among `available` that suits a device of compute capability `major`.`minor` best: the latest that runs on it, of two for
     /// one version the exact one.
     pub fn best_for(major: u32, minor: u32, available: impl IntoIterator<Item = Architecture>) -> Option<Architecture> {
@@ -116,6 +121,13 @@ mod tests {
         for (name, (major, minor), runs) in cases {
             assert_eq!(architecture(name).runs_on(major, minor), runs, "{name} on {major}.{minor}");
         }
+    }
+
+    #[test]
+    fn kernels_wait_from_hopper_on() {
+        let waiting: Vec<String> =
+            Architecture::SUPPORTED.iter().filter(|a| a.has_waiting_kernels()).map(|a| a.to_string()).collect();
+        assert_eq!(waiting, ["sm_90a", "sm_100a", "sm_120"]);
     }
 
     #[test]

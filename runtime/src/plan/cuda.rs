@@ -79,6 +79,10 @@ pub struct Kernel {
     pub shared_bytes: u32,
     /// Arguments, in order.
     pub arguments: Vec<Argument>,
+    /// Where it is compiled for compute capability 9.0 or later, it waits for what was launched before it, before it touches memory
+    /// (`griddepcontrol.wait`): it may be started before that has ended.
+    #[serde(default)]
+    pub waits: bool,
     /// Another way to do the same, with the same arguments, that is better when there is much to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulk: Option<Bulk>,
@@ -113,4 +117,18 @@ pub enum Argument {
     Integer(Dim),
     /// The address of a 32-bit integer, which a kernel that finds a fault in data (an index out of range) sets to its launch's position plus 1.
     Fault,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_of_older_plans_do_not_wait() {
+        let older = serde_json::json!({"symbol": "k", "blocks": "n", "threads": 32, "shared_bytes": 0, "arguments": ["fault"]});
+        let kernel: Kernel = rmp_serde::from_slice(&rmp_serde::to_vec_named(&older).unwrap()).unwrap();
+        assert!(!kernel.waits && kernel.bulk.is_none());
+        let newer = Kernel { waits: true, ..kernel };
+        assert_eq!(rmp_serde::from_slice::<Kernel>(&rmp_serde::to_vec_named(&newer).unwrap()).unwrap(), newer);
+    }
 }

@@ -99,13 +99,17 @@ impl Gpu {
             module = Some(Module::load(&context, &architecture.to_string(), plan.blob(found.cubin)?)?);
         }
         laps.end("kernels");
+        let overlap = !options.no_overlap && architecture.has_waiting_kernels();
         let mut launches = Vec::with_capacity(cuda.launches.len());
         for (steps, launch) in cuda.launched() {
             let work = match &launch.work {
                 Work::Kernel(launch) => {
                     let module = module.as_ref().expect("an architecture was chosen among the modules");
-                    let bulk = launch.bulk.as_ref().map(|b| module.function(&b.symbol, b.shared_bytes)).transpose()?;
-                    let function = module.function(&launch.symbol, launch.shared_bytes)?;
+                    let function = |symbol: &str, shared_bytes| -> Result<Function, CudaError> {
+                        Ok(module.function(symbol, shared_bytes)?.overlapping(overlap && launch.waits))
+                    };
+                    let bulk = launch.bulk.as_ref().map(|b| function(&b.symbol, b.shared_bytes)).transpose()?;
+                    let function = function(&launch.symbol, launch.shared_bytes)?;
                     LoadedWork::Kernel { function, bulk, launch: launch.clone() }
                 }
                 Work::Product if options.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),

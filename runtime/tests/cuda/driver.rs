@@ -11,7 +11,8 @@ use sliderun::cuda::nvml::{self, Monitor};
 use crate::nvrtc::compile;
 use crate::support::{Gpu, POISON, Random};
 
-/// y = a · x + y, and a reversal within blocks through dynamic shared memory.
+/// y = a · x + y, a reversal within blocks through dynamic shared memory, and y = reversed x + 1 by blocks that call the next launch and take
+/// their time before they write.
 const SOURCE: &std::ffi::CStr = cr#"
 extern "C" __global__ void axpy(const float* x, float* y, float a, long long n) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
@@ -22,6 +23,15 @@ extern "C" __global__ void reverse(int* x, int n) {
     for (int i = threadIdx.x; i < n; i += blockDim.x) staged[i] = x[i];
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = staged[n - 1 - i];
+}
+extern "C" __global__ void slow_step(const int* x, int* y, int n) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    __nanosleep(20000);
+#endif
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = x[n - 1 - i] + 1;
 }
 "#;
 
@@ -270,4 +280,46 @@ fn any_thread_may_use_a_context() {
             });
         }
     });
+}
+
+/// Launches that begin early see what those before them wrote, whatever those follow: kernels, fills, kernels that do not wait.
+#[test]
+fn kernels_overlap_in_graphs() {
+    let Some(gpu) = Gpu::find() else { return };
+    let (major, minor) = gpu.context.device().capability;
+    let Some(cubin) = compile(SOURCE, &format!("{major}{minor}")) else { return };
+    let plain = Module::load(&gpu.context, "test", &cubin).unwrap().function("slow_step", 0).unwrap();
+    let early = plain.clone().overlapping(major >= 9);
+    let (n, steps) = (4096usize, 40);
+    let buffers = [gpu.poisoned(4 * n), gpu.poisoned(4 * n)];
+    let step = |stream: &Stream, at: usize| {
+        let mut args = Args::new();
+        args.pointer(buffers[at % 2].as_slice()).pointer(buffers[(at + 1) % 2].as_slice()).i32(n as i32);
+        let function = if at % 8 == 5 { &plain } else { &early };
+        // SAFETY: the kernel stays within n elements of both, and waits.
+        unsafe { function.launch(stream, LaunchShape::linear(32, 128), &args) }
+    };
+    let graph = gpu.stream.capture(|stream| {
+        (0..steps).try_for_each(|at| {
+            if at % 10 == 0 {
+                buffers[at % 2].as_slice().fill(0, stream)?;
+            }
+            step(stream, at)
+        })
+    });
+    let graph = graph.unwrap();
+    let expected = (0..steps).filter(|at| at % 10 != 0 && at % 8 != 5).count();
+    assert_eq!(graph.overlap_count().unwrap(), if major >= 9 { expected } else { 0 });
+    let exec = graph.instantiate().unwrap();
+    let ten: Vec<u8> = std::iter::repeat_n(10i32.to_le_bytes(), n).flatten().collect();
+    for _ in 0..20 {
+        buffers[0].as_slice().fill(POISON, &gpu.stream).unwrap();
+        // SAFETY: all buffers live.
+        unsafe { exec.launch(&gpu.stream).unwrap() };
+        assert!(gpu.download(&buffers[0]) == ten);
+    }
+    // Nothing overlaps outside graphs, and nothing is wrong.
+    buffers[0].as_slice().fill(0, &gpu.stream).unwrap();
+    (0..10).try_for_each(|at| step(&gpu.stream, at)).unwrap();
+    assert!(gpu.download(&buffers[0]) == ten);
 }

@@ -109,6 +109,11 @@ fn however_it_is_run_a_plan_gives_the_same() {
     for (at, expected) in expected.iter().enumerate() {
         assert_eq!(case.run_on_device(&session, at, expected), bytes(expected));
     }
+    // One kernel after the other, as where none can be started early; the second run is a graph.
+    let serial = case.session(CudaOptions { no_overlap: true, ..CudaOptions::default() });
+    for at in [0, 0, 1, 1] {
+        assert_eq!(bytes(&serial.run(&case.views(at)).unwrap()), bytes(&expected[at]));
+    }
     // Side by side, on the same weights.
     let before = session.cuda_report();
     std::thread::scope(|scope| {

@@ -139,7 +139,7 @@ impl<'p> KernelBuilder<'p> {
         let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
         let define = |symbol: &str, form: &Form| {
             format!(
-                "extern \"C\" __global__ void __launch_bounds__({}) {symbol}({}) {{\n{}{}}}\n",
+                "extern \"C\" __global__ void __launch_bounds__({}) {symbol}({}) {{\n    slide::await_predecessors();\n{}{}}}\n",
                 form.threads,
                 self.parameters.join(", "),
                 self.prologue,
@@ -160,6 +160,7 @@ impl<'p> KernelBuilder<'p> {
                 threads: narrow(form.threads),
                 shared_bytes: narrow(form.shared_bytes),
                 arguments: self.arguments,
+                waits: true,
                 bulk,
             },
             source,

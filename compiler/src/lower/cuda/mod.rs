@@ -27,7 +27,7 @@ use chain::Chain;
 pub use order::order;
 
 /// What the generated code includes.
-const HEADERS: [&str; 11] = [
+const HEADERS: [&str; 12] = [
     "activation.cuh",
     "attention.cuh",
     "attention_f32.cuh",
@@ -35,6 +35,7 @@ const HEADERS: [&str; 11] = [
     "dequant.cuh",
     "element.cuh",
     "norm.cuh",
+    "overlap.cuh",
     "quant_lift.cuh",
     "reduce.cuh",
     "resize.cuh",

@@ -34,9 +34,8 @@ fn compiles(source: &str) {
     }
 }
 
-#[test]
-fn a_layer_of_an_encoder() {
-    let text = r#"
+/// A layer of an encoder.
+const ENCODER: &str = r#"
         symbols { b: 1..8, s: 1..512 }
         input %x: f32[b, s, 64]
         input %mask: f32[b, 1, 1, s]
@@ -57,8 +56,11 @@ fn a_layer_of_an_encoder() {
         %p = Softmax(%n) {axis: 2, log: false}
         %m = Reduce(%p) {kind: Mean, axes: [1], keep_dims: false}
         output "m" = %m"#;
+
+#[test]
+fn a_layer_of_an_encoder() {
     assert_eq!(
-        launches(text),
+        launches(ENCODER),
         [
             "kernel QuantLift",
             "product DenseGemm",
@@ -209,5 +211,50 @@ fn what_has_no_kernel_is_refused_at_once() {
     assert_eq!(refusals.len(), 3, "{refusals:?}");
     for (refusal, expected) in refusals.iter().zip(["f64 elements", "Softmax of f64", "sparse products of bf16"]) {
         assert!(refusal.contains(expected) && refusal.contains("leave --target away"), "{refusal}");
+    }
+}
+
+/// A kernel that may be started early waits before it touches memory, and loads nothing in a way that the compiler may move ahead of that.
+#[test]
+fn kernels_wait_before_they_touch_memory() {
+    let Ok(compiler) = slidec_kernels::Compiler::new(None) else { return println!("skipped: no NVRTC") };
+    let others = r#"
+        symbols { n: 1..64 }
+        input %ids: i64[2, n]
+        input %x: f32[n, 8, 16, 16]
+        input %qkv: bf16[n, 32, 384]
+        const %table: f16[10, 8] = random(seed: 1)
+        const %w: f32[32, 8, 3, 3] = random(seed: 2)
+        %g = Gather(%table, %ids) {axis: 0}
+        %c = Conv(%x, %w) {windows: (kernel: [3, 3], strides: [1, 1], dilations: [1, 1], pads: [(1, 1), (1, 1)]), groups: 1}
+        %q, %k, %v = Split(%qkv) {axis: 2, sizes: ["128", "128", "128"]}
+        %h = Attention(%q, %k, %v) {heads: 2, scale: 0.125}
+        output "g" = %g
+        output "c" = %c
+        output "h" = %h"#;
+    for text in [ENCODER, others] {
+        let scheduled = schedule(&program(text)).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        let entries = |architecture: &str| -> Vec<String> {
+            let ptx = compiler.ptx(&scheduled.source, architecture.parse().unwrap()).unwrap_or_else(|e| panic!("{e}"));
+            ptx.split(".visible .entry ").skip(1).map(str::to_owned).collect()
+        };
+        let kernels = scheduled.launches.iter().filter_map(|l| if let Work::Kernel(k) = &l.work { Some(k) } else { None });
+        assert!(kernels.clone().all(|k| k.waits));
+        let symbols = kernels.map(|k| 1 + usize::from(k.bulk.is_some())).sum::<usize>();
+        let early = entries("sm_90a");
+        assert_eq!(early.len(), symbols);
+        for kernel in early {
+            let name = kernel.split('(').next().unwrap();
+            let (before, after) = kernel.split_once("griddepcontrol.wait;").unwrap_or_else(|| panic!("{name} does not wait"));
+            // Nor does it get around the wait.
+            for instruction in before.split_once('{').unwrap().1.lines().map(str::trim) {
+                let forbidden = ["ld.", "st.", "cp.", "atom", "red.", "bra", "ret", "call", "@"];
+                let harmless = instruction.starts_with("ld.param");
+                assert!(harmless || !forbidden.iter().any(|f| instruction.starts_with(f)), "{name}: {instruction}");
+            }
+            assert!(after.contains("griddepcontrol.launch_dependents;"), "{name} calls nobody");
+            assert!(!after.contains(".nc."), "{name} has loads that may be moved");
+        }
+        assert!(entries("sm_80").iter().all(|kernel| !kernel.contains("griddepcontrol")));
     }
 }

@@ -54,6 +54,11 @@ pub const CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 pub const CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: c_int = 76;
 pub const CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: c_int = 97;
 
+pub const CU_STREAM_CAPTURE_STATUS_ACTIVE: c_uint = 1;
+pub const CU_GRAPH_NODE_TYPE_KERNEL: c_uint = 0;
+pub const CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC: u8 = 1;
+pub const CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
+
 pub const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 
 /// Why an instantiated graph could not take a new one's parameters.
@@ -62,6 +67,35 @@ pub struct CUgraphExecUpdateResultInfo {
     pub result: c_uint,
     pub error_node: CUgraphNode,
     pub error_from_node: CUgraphNode,
+}
+
+/// How a node of a graph depends on another.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CUgraphEdgeData {
+    pub from_port: u8,
+    pub to_port: u8,
+    pub kind: u8,
+    pub reserved: [u8; 5],
+}
+
+/// An attribute of a launch whose value is an `int`; the union of all values has 64 bytes.
+#[repr(C, align(8))]
+pub struct CUlaunchAttribute {
+    pub id: c_uint,
+    pub pad: c_uint,
+    pub value: [c_int; 16],
+}
+
+/// Where, how large and how a kernel is launched.
+#[repr(C)]
+pub struct CUlaunchConfig {
+    pub grid: [c_uint; 3],
+    pub block: [c_uint; 3],
+    pub shared_bytes: c_uint,
+    pub stream: CUstream,
+    pub attributes: *mut CUlaunchAttribute,
+    pub attribute_count: c_uint,
 }
 
 crate::foreign_functions! {
@@ -101,6 +135,10 @@ crate::foreign_functions! {
         fn cuStreamSynchronize(stream: CUstream) -> CUresult;
         fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint) -> CUresult;
         fn cuStreamIsCapturing(stream: CUstream, status: *mut c_uint) -> CUresult;
+        fn cuStreamGetCaptureInfo_v3(
+            stream: CUstream, status: *mut c_uint, id: *mut u64, graph: *mut CUgraph, nodes: *mut *const CUgraphNode,
+            edges: *mut *const CUgraphEdgeData, count: *mut usize,
+        ) -> CUresult;
         fn cuStreamBeginCapture_v2(stream: CUstream, mode: c_uint) -> CUresult;
         fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) -> CUresult;
 
@@ -116,17 +154,18 @@ crate::foreign_functions! {
         fn cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char) -> CUresult;
         fn cuFuncSetAttribute(function: CUfunction, attribute: c_int, value: c_int) -> CUresult;
         fn cuFuncGetParamInfo(function: CUfunction, index: usize, offset: *mut usize, size: *mut usize) -> CUresult;
-        fn cuLaunchKernel(
-            function: CUfunction,
-            grid_x: c_uint, grid_y: c_uint, grid_z: c_uint,
-            block_x: c_uint, block_y: c_uint, block_z: c_uint,
-            shared_bytes: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void,
+        fn cuLaunchKernelEx(
+            config: *const CUlaunchConfig, function: CUfunction, parameters: *mut *mut c_void, extra: *mut *mut c_void,
         ) -> CUresult;
 
         fn cuGraphInstantiateWithFlags(exec: *mut CUgraphExec, graph: CUgraph, flags: u64) -> CUresult;
         fn cuGraphExecUpdate_v2(exec: CUgraphExec, graph: CUgraph, info: *mut CUgraphExecUpdateResultInfo) -> CUresult;
         fn cuGraphLaunch(exec: CUgraphExec, stream: CUstream) -> CUresult;
         fn cuGraphGetNodes(graph: CUgraph, nodes: *mut CUgraphNode, count: *mut usize) -> CUresult;
+        fn cuGraphGetEdges_v2(
+            graph: CUgraph, from: *mut CUgraphNode, to: *mut CUgraphNode, edges: *mut CUgraphEdgeData, count: *mut usize,
+        ) -> CUresult;
+        fn cuGraphNodeGetType(node: CUgraphNode, kind: *mut c_uint) -> CUresult;
         fn cuGraphDestroy(graph: CUgraph) -> CUresult;
         fn cuGraphExecDestroy(exec: CUgraphExec) -> CUresult;
     }

@@ -3,7 +3,10 @@
 use std::ptr;
 
 use super::context::Context;
-use super::ffi::{CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, CUgraph, CUgraphExec, CUgraphExecUpdateResultInfo};
+use super::ffi::{
+    CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC, CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, CUgraph, CUgraphEdgeData, CUgraphExec,
+    CUgraphExecUpdateResultInfo,
+};
 use super::stream::Stream;
 use super::{CudaError, call};
 
@@ -32,6 +35,28 @@ impl Graph {
         // SAFETY: the graph is alive; without a place for the nodes the driver only counts.
         unsafe { call!(current.driver(), cuGraphGetNodes(self.handle, ptr::null_mut(), &mut count))? };
         Ok(count)
+    }
+
+    /// The number of kernels in it that may start before the kernel ahead of them has ended.
+    ///
+    /// # Errors
+    /// A failing driver.
+    pub fn overlap_count(&self) -> Result<usize, CudaError> {
+        let current = self.context.enter()?;
+        let mut count = 0;
+        // SAFETY: the graph is alive; without places for the edges the driver only counts.
+        unsafe {
+            let none = ptr::null_mut();
+            call!(current.driver(), cuGraphGetEdges_v2(self.handle, none, none, ptr::null_mut(), &mut count))?;
+        }
+        let (mut from, mut to) = (vec![ptr::null_mut(); count], vec![ptr::null_mut(); count]);
+        let mut edges = vec![CUgraphEdgeData::default(); count];
+        // SAFETY: the graph is alive and not changed meanwhile; places for as many edges as it has.
+        unsafe {
+            let (from, to) = (from.as_mut_ptr(), to.as_mut_ptr());
+            call!(current.driver(), cuGraphGetEdges_v2(self.handle, from, to, edges.as_mut_ptr(), &mut count))?;
+        }
+        Ok(edges.iter().filter(|edge| edge.kind == CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC).count())
     }
 
     /// Makes it ready to launch.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::ffi::{
-    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_FOUND, CUfunction, CUmodule,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+    CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_FOUND, CUfunction, CUlaunchAttribute, CUlaunchConfig, CUmodule,
 };
 use super::memory::DeviceSlice;
 use super::stream::Stream;
@@ -104,7 +105,7 @@ impl Module {
             }
             parameters.push(size);
         }
-        Ok(Function { module: self.clone(), handle, name: kernel.to_owned(), parameters, max_dynamic_shared })
+        Ok(Function { module: self.clone(), handle, name: kernel.to_owned(), parameters, max_dynamic_shared, overlapping: false })
     }
 }
 
@@ -117,6 +118,7 @@ pub struct Function {
     /// The size of each parameter in bytes, as the cubin says.
     parameters: Vec<usize>,
     max_dynamic_shared: u32,
+    overlapping: bool,
 }
 
 // SAFETY: as for the module.
@@ -222,13 +224,19 @@ impl Function {
         &self.parameters
     }
 
+    /// With `overlapping`, graphs may start it before the kernel ahead of it has ended, which it waits for by itself.
+    pub fn overlapping(self, overlapping: bool) -> Function {
+        Function { overlapping, ..self }
+    }
+
     /// Puts a launch into a stream. A grid without blocks launches nothing.
     ///
     /// # Errors
     /// Arguments that are not as many and as large as the parameters, more shared memory than was announced, or a failing driver.
     ///
     /// # Safety
-    /// The kernel, with these arguments, stays within device memory that lasts until the stream has passed it.
+    /// The kernel, with these arguments, stays within device memory that lasts until the stream has passed it. One that is
+    /// [`overlapping`](Function::overlapping) executes `griddepcontrol.wait` before it touches that memory.
     pub unsafe fn launch(&self, stream: &Stream, shape: LaunchShape, args: &Args) -> Result<(), CudaError> {
         let refused = |reason: String| CudaError::Launch { kernel: self.name.clone(), reason };
         if !args.args.iter().map(|a| &a.1).eq(&self.parameters) {
@@ -245,29 +253,24 @@ impl Function {
         let current = stream.context().enter()?;
         let mut pointers: Vec<*mut c_void> =
             args.args.iter().map(|&(at, _)| args.words[at..].as_ptr().cast_mut().cast()).collect();
-        let ([gx, gy, gz], [bx, by, bz]) = (shape.grid, shape.block);
         let parameters = pointers.as_mut_ptr();
-        // SAFETY: one pointer for each parameter, to at least as many bytes as it has, which the driver copies before it returns; the
-        // caller answers for the kernel.
-        unsafe {
-            call!(
-                current.driver(),
-                cuLaunchKernel(
-                    self.handle,
-                    gx,
-                    gy,
-                    gz,
-                    bx,
-                    by,
-                    bz,
-                    shape.shared_bytes,
-                    stream.raw(),
-                    parameters,
-                    ptr::null_mut()
-                )
-            )
-        }
-        .map_err(|e| {
+        let mut overlap = CUlaunchAttribute {
+            id: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: 0,
+            value: std::array::from_fn(|i| c_int::from(i == 0)),
+        };
+        let attributes = &raw mut overlap;
+        let put = |attribute_count| {
+            let (LaunchShape { grid, block, shared_bytes }, stream) = (shape, stream.raw());
+            let config = CUlaunchConfig { grid, block, shared_bytes, stream, attributes, attribute_count };
+            // SAFETY: one pointer for each parameter, to at least as many bytes as it has, and at most the one attribute, all of which the
+            // driver copies before it returns; the caller answers for the kernel.
+            unsafe { call!(current.driver(), cuLaunchKernelEx(&config, self.handle, parameters, ptr::null_mut())) }
+        };
+        let early = self.overlapping && stream.records_behind_a_kernel()?;
+        // A driver that does not want to start it early may still start it.
+        let put = if early { put(1).or_else(|_| put(0)) } else { put(0) };
+        put.map_err(|e| {
             refused(format!("grid {:?}, block {:?}, {} bytes of shared memory: {e}", shape.grid, shape.block, shape.shared_bytes))
         })
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::ffi::{
-    CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, CU_STREAM_NON_BLOCKING, CUDA_ERROR_NOT_READY,
-    CUevent, CUstream,
+    CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING, CU_GRAPH_NODE_TYPE_KERNEL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+    CU_STREAM_CAPTURE_STATUS_ACTIVE, CU_STREAM_NON_BLOCKING, CUDA_ERROR_NOT_READY, CUevent, CUstream,
 };
 use super::graph::Graph;
 use super::{CudaError, call};
@@ -100,6 +100,30 @@ impl Stream {
         // SAFETY: the stream is alive; a place for the result.
         unsafe { call!(current.driver(), cuStreamIsCapturing(self.handle, &mut status))? };
         Ok(status != 0)
+    }
+
+    /// Whether what comes next is being recorded and follows one kernel and nothing else: only then can a graph start it early. The
+    /// `cuStreamGetCaptureInfo` of CUDA 12.3 is asked, since only the driver knows what libraries have put into the stream.
+    pub(super) fn records_behind_a_kernel(&self) -> Result<bool, CudaError> {
+        let current = self.context.enter()?;
+        let (mut status, mut count) = (0, 0);
+        let (mut nodes, mut edges) = (ptr::null(), ptr::null());
+        let unwanted = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream is alive; places for the results, but for the two that may be left out. What the driver says of a stream that
+        // does not record is not looked at.
+        unsafe {
+            call!(
+                current.driver(),
+                cuStreamGetCaptureInfo_v3(self.handle, &mut status, unwanted.0, unwanted.1, &mut nodes, &mut edges, &mut count)
+            )?;
+        }
+        if status != CU_STREAM_CAPTURE_STATUS_ACTIVE || count != 1 {
+            return Ok(false);
+        }
+        let mut kind = 0;
+        // SAFETY: the driver's array of one node, valid until the stream is used again; a place for the result.
+        unsafe { call!(current.driver(), cuGraphNodeGetType(*nodes, &mut kind))? };
+        Ok(kind == CU_GRAPH_NODE_TYPE_KERNEL)
     }
 
     /// Records what `work` puts into the stream as a graph, without doing it. Meanwhile this thread must not allocate or free

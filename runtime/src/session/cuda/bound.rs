@@ -243,7 +243,7 @@ impl Bound {
             (LoadedWork::Kernel { function, bulk: many, .. }, Bindable::Kernel { bulk, shape, args }) => {
                 let function = many.as_ref().filter(|_| *bulk).unwrap_or(function);
                 // SAFETY: the arguments are values in the arena and constants, as large as the program's types say, which outlive the
-                // stream's work; that the kernel stays within them is what a plan with cubins is trusted for.
+                // stream's work; that the kernel stays within them, and waits where the plan says so, is what a plan with cubins is trusted for.
                 #[allow(unsafe_code)]
                 unsafe { function.launch(stream, *shape, args) }.map_err(|e| super::device_error(step, e))
             }

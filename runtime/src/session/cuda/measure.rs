@@ -45,7 +45,8 @@ pub struct LaunchTime {
     pub work: LaunchWork,
     /// Element type of the last step's first operand.
     pub input: Option<DType>,
-    /// How long it takes on the device when it runs many times in a row, which leaves in the caches what fits there.
+    /// How long it takes on the device when it runs many times in a row, which leaves in the caches what fits there; where kernels may start
+    /// early, each begins while the one before ends, as it does in the plan.
     pub time: Duration,
     /// Bytes of device memory that it must read and write, each once.
     pub bytes: u64,

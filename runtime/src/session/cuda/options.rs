@@ -23,6 +23,9 @@ pub struct CudaOptions {
     /// Leave out the products by NVIDIA's libraries, which are not even loaded: for [`Session::run_fed`](super::super::Session::run_fed),
     /// which then runs the plan's own kernels. Every other run fails at the first product.
     pub kernels_only: bool,
+    /// Starts each kernel only when the one before it has ended. Otherwise, from compute capability 9.0 on, the GPU may prepare a kernel of the
+    /// plan while the one before it still runs; results are the same.
+    pub no_overlap: bool,
 }
 
 /// A caller's stream.
