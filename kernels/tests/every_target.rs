@@ -5,6 +5,7 @@ use std::path::Path;
 
 use slidec_kernels::{Cache, CompileError, Compiler, HEADERS};
 use sliderun::cuda::library::LibraryError;
+use sliderun::disk_cache::DiskCache;
 use sliderun::plan::Architecture;
 
 /// NVRTC, or none with a printed reason when this machine has none.
@@ -60,10 +61,12 @@ fn a_cubin_comes_from_the_cache_the_second_time() {
     let source = "#include \"vector.cuh\"\nextern \"C\" __global__ void nothing() {}";
     let architecture = Architecture::SUPPORTED[0];
     let cubin = compiler.compile(source, architecture).unwrap();
-    let entries: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    let entries: Vec<_> = fs::read_dir(root.path().join("cubins")).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
-    // Bytes that no compiler makes, under a digest that fits: they come back, so the cache was asked.
-    fs::write(&entries[0], [blake3::hash(b"kept").as_bytes(), b"kept".as_slice()].concat()).unwrap();
+    // Bytes that no compiler makes, under the same key: they come back, so the cache was asked.
+    let entry = fs::read(&entries[0]).unwrap();
+    let key = std::str::from_utf8(entry.split(|&b| b == b'\n').nth(1).unwrap()).unwrap();
+    DiskCache::new(root.path()).put("cubins", key, b"kept").unwrap();
     assert_eq!(compiler.compile(source, architecture).unwrap(), b"kept");
     fs::write(&entries[0], b"damaged").unwrap();
     assert_eq!(compiler.compile(source, architecture).unwrap(), cubin);
