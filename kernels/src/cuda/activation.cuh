@@ -1,8 +1,32 @@
 // The functions of one float that models apply between products, as functors on f32: `Swish{1.702f}(x)`. Named as the operators of plans;
 // within a few units in the last place of the true value, or for the sums of products among them of their largest term. NaN stays NaN.
+//
+// What is made of `__fmaf_rn`, `__fmul_rn` and their like, which the compiler neither fuses nor splits, is the sequence of operations of the
+// CPU's kernels where these have fused multiply-adds (x86 with AVX2 or AVX-512, Arm with Neon), and equal to them to the bit but for NaN's
+// payload: so that a value in registers that is quantized there gives the byte that it gives on the CPU.
 #pragma once
 
 namespace slide {
+
+/// eˣ within 1 unit in the last place: 2ᵏ · p(r) with x = k · ln 2 + r, after N. Juffa, in the operations of rten-vecmath's `Exp`.
+__device__ __forceinline__ float exponential(float x) {
+    // 1.5 · 2²³: its unit in the last place is 1, so the addition rounds to an integer.
+    constexpr float ROUND = 12582912.0f;
+    const float k = __fsub_rn(__fmaf_rn(x, 1.44269504088896341f, ROUND), ROUND);
+    const float r = __fmaf_rn(k, -1.42860677e-6f, __fmaf_rn(k, -6.93145752e-1f, x));
+    float y = __fmaf_rn(1.37805939e-3f, r, 8.37312452e-3f);
+    y = __fmaf_rn(y, r, 4.16695364e-2f);
+    y = __fmaf_rn(y, r, 1.66664720e-1f);
+    y = __fmaf_rn(y, r, 4.99999851e-1f);
+    y = __fmaf_rn(y, r, 1.0f);
+    y = __fmaf_rn(y, r, 1.0f);
+    // 2ᵏ in two factors, 2¹²⁷ or 2⁻¹²³ and the rest, for results near and below the smallest normal number and near the largest.
+    const int exponent = __float2int_rz(k);
+    const unsigned part = exponent > 0 ? 0u : 0x83000000u;
+    y = __fmul_rn(y, __uint_as_float(0x7f000000u + part));
+    y = __fmul_rn(y, __uint_as_float((static_cast<unsigned>(exponent) << 23) - part));
+    return x >= 104.0f ? __uint_as_float(0x7f800000u) : x <= -104.0f ? 0.0f : y;
+}
 
 struct Identity {
     __device__ __forceinline__ float operator()(float x) const { return x; }
@@ -46,37 +70,78 @@ struct Elu {
     __device__ __forceinline__ float operator()(float x) const { return x > 0.0f ? x : alpha * expm1f(x); }
 };
 struct Erf {
-    __device__ __forceinline__ float operator()(float x) const { return erff(x); }
+    __device__ __forceinline__ float operator()(float x) const {
+        const float magnitude = fabsf(x);
+        // 1 − exp of a polynomial, for what is far from 0. erf(4) rounds to 1, and the polynomial must not meet an infinity.
+        const float t = fminf(magnitude, 4.0f);
+        float far = __fmaf_rn(-1.7285347e-5f, t, 3.8319713e-4f);
+        far = __fmaf_rn(far, __fmul_rn(t, t), __fmaf_rn(-3.8839644e-3f, t, 2.4254622e-2f));
+        far = __fmaf_rn(far, t, -1.067778e-1f);
+        far = __fmaf_rn(far, t, -6.348467e-1f);
+        far = __fmaf_rn(far, t, -1.2871751e-1f);
+        far = __fmaf_rn(far, t, -t);
+        far = __fsub_rn(1.0f, exponential(far));
+        // An odd polynomial.
+        const float s = __fmul_rn(x, x);
+        float near = __fmaf_rn(-5.967617e-4f, s, 4.9911942e-3f);
+        near = __fmaf_rn(near, s, -2.6768135e-2f);
+        near = __fmaf_rn(near, s, 1.12819925e-1f);
+        near = __fmaf_rn(near, s, -3.7612534e-1f);
+        near = __fmaf_rn(near, s, 1.2837917e-1f);
+        near = __fmaf_rn(near, x, x);
+        return x != x ? x : magnitude > 9.277344e-1f ? (x < 0.0f ? -far : far) : near;
+    }
 };
 struct Exp {
-    __device__ __forceinline__ float operator()(float x) const { return expf(x); }
+    __device__ __forceinline__ float operator()(float x) const { return exponential(x); }
 };
 struct Floor {
     __device__ __forceinline__ float operator()(float x) const { return floorf(x); }
 };
 struct Gelu {
-    __device__ __forceinline__ float operator()(float x) const { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+    __device__ __forceinline__ float operator()(float x) const {
+        return __fmul_rn(__fmul_rn(x, 0.5f), __fadd_rn(Erf{}(__fmul_rn(x, 0.70710678118654752f)), 1.0f));
+    }
+};
+struct Tanh {
+    __device__ __forceinline__ float operator()(float x) const {
+        const float magnitude = fabsf(x);
+        // An odd polynomial.
+        const float s = __fmul_rn(x, x);
+        float near = __fmaf_rn(1.5497927553951740264892578125e-2f, s, -5.21197654306888580322265625e-2f);
+        near = __fmaf_rn(near, s, 0.13310669362545013427734375f);
+        near = __fmaf_rn(near, s, -0.33332359790802001953125f);
+        near = __fmaf_rn(near, s, 0.999999940395355224609375f);
+        near = __fmul_rn(near, magnitude);
+        const float e = exponential(__fmul_rn(magnitude, 2.0f));
+        const float far = __fdiv_rn(__fsub_rn(e, 1.0f), __fadd_rn(e, 1.0f));
+        const float y = magnitude <= 0.0004f ? magnitude : magnitude <= 0.55f ? near : magnitude >= 9.02f ? 1.0f : far;
+        return x <= 0.0f ? -y : y;
+    }
 };
 struct GeluTanh {
     __device__ __forceinline__ float operator()(float x) const {
-        float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-        return 0.5f * x * (1.0f + tanhf(inner));
+        const float cube = __fmul_rn(__fmul_rn(x, x), x);
+        const float inner = __fmul_rn(__fmaf_rn(cube, 0.044715f, x), 0.79788456080286536f);
+        return __fmul_rn(__fmul_rn(x, 0.5f), __fadd_rn(Tanh{}(inner), 1.0f));
     }
 };
 struct HardSigmoid {
     float alpha, beta;
     __device__ __forceinline__ float operator()(float x) const {
-        float y = alpha * x + beta;
+        const float y = __fadd_rn(__fmul_rn(alpha, x), beta);
         // Not `fminf` and `fmaxf`, which drop NaN.
         return y < 0.0f ? 0.0f : y > 1.0f ? 1.0f : y;
     }
 };
 struct HardSwish {
-    __device__ __forceinline__ float operator()(float x) const { return x * HardSigmoid{1.0f / 6.0f, 0.5f}(x); }
+    __device__ __forceinline__ float operator()(float x) const {
+        return __fmul_rn(x, HardSigmoid{1.0f, 0.5f}(__fdiv_rn(x, 6.0f)));
+    }
 };
 struct LeakyRelu {
     float alpha;
-    __device__ __forceinline__ float operator()(float x) const { return x < 0.0f ? alpha * x : x; }
+    __device__ __forceinline__ float operator()(float x) const { return x < 0.0f ? __fmul_rn(alpha, x) : x; }
 };
 struct Log {
     __device__ __forceinline__ float operator()(float x) const { return logf(x); }
@@ -85,7 +150,7 @@ struct Neg {
     __device__ __forceinline__ float operator()(float x) const { return -x; }
 };
 struct Reciprocal {
-    __device__ __forceinline__ float operator()(float x) const { return 1.0f / x; }
+    __device__ __forceinline__ float operator()(float x) const { return __fdiv_rn(1.0f, x); }
 };
 struct Relu {
     __device__ __forceinline__ float operator()(float x) const { return x < 0.0f ? 0.0f : x; }
@@ -100,10 +165,12 @@ struct Selu {
 };
 struct Shrink {
     float bias, lambda;
-    __device__ __forceinline__ float operator()(float x) const { return x < -lambda ? x + bias : x > lambda ? x - bias : 0.0f; }
+    __device__ __forceinline__ float operator()(float x) const {
+        return x < -lambda ? __fadd_rn(x, bias) : x > lambda ? __fsub_rn(x, bias) : 0.0f;
+    }
 };
 struct Sigmoid {
-    __device__ __forceinline__ float operator()(float x) const { return 1.0f / (1.0f + expf(-x)); }
+    __device__ __forceinline__ float operator()(float x) const { return __fdiv_rn(1.0f, __fadd_rn(1.0f, exponential(-x))); }
 };
 struct Sign {
     __device__ __forceinline__ float operator()(float x) const { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
@@ -122,21 +189,20 @@ struct Mish {
     __device__ __forceinline__ float operator()(float x) const { return x * tanhf(Softplus{}(x)); }
 };
 struct Softsign {
-    __device__ __forceinline__ float operator()(float x) const { return x / (1.0f + fabsf(x)); }
+    __device__ __forceinline__ float operator()(float x) const { return __fdiv_rn(x, __fadd_rn(1.0f, fabsf(x))); }
 };
 struct Sqrt {
-    __device__ __forceinline__ float operator()(float x) const { return sqrtf(x); }
+    __device__ __forceinline__ float operator()(float x) const { return __fsqrt_rn(x); }
 };
 /// x · sigmoid(alpha · x); SiLU with alpha 1.
 struct Swish {
     float alpha;
-    __device__ __forceinline__ float operator()(float x) const { return x / (1.0f + expf(-alpha * x)); }
+    __device__ __forceinline__ float operator()(float x) const {
+        return alpha == 1.0f ? __fdiv_rn(x, __fadd_rn(1.0f, exponential(-x))) : __fmul_rn(x, Sigmoid{}(__fmul_rn(x, alpha)));
+    }
 };
 struct Tan {
     __device__ __forceinline__ float operator()(float x) const { return tanf(x); }
-};
-struct Tanh {
-    __device__ __forceinline__ float operator()(float x) const { return tanhf(x); }
 };
 struct ThresholdedRelu {
     float alpha;

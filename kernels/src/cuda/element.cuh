@@ -63,6 +63,14 @@ template <class T> __device__ __forceinline__ WideOf<T> rounded(WideOf<T> v) {
     }
 }
 
+/// Sums, differences and products; those of floats are never fused to a multiply-add, which rounds differently.
+template <class A, class B> __device__ __forceinline__ auto plus(A a, B b) { return a + b; }
+template <class A, class B> __device__ __forceinline__ auto minus(A a, B b) { return a - b; }
+template <class A, class B> __device__ __forceinline__ auto times(A a, B b) { return a * b; }
+__device__ __forceinline__ float plus(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ float minus(float a, float b) { return __fsub_rn(a, b); }
+__device__ __forceinline__ float times(float a, float b) { return __fmul_rn(a, b); }
+
 /// ONNX's Max and Min: NaN where one operand is.
 __device__ __forceinline__ float larger(float a, float b) { return a != a ? a : b != b ? b : fmaxf(a, b); }
 __device__ __forceinline__ float smaller(float a, float b) { return a != a ? a : b != b ? b : fminf(a, b); }

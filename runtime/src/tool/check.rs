@@ -3,6 +3,10 @@
 //! Each launch is given the operands that the CPU computed, on fresh random inputs, its outputs poisoned before; so that an error is found
 //! where it is made, and the plan's own kernels can be checked without the libraries' products.
 
+mod exact;
+
+pub use exact::{EXACT, has_fused_multiply_add};
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
@@ -31,7 +35,8 @@ pub struct CheckOptions {
     pub rounds: usize,
     /// Greatest relative error of a launch's f32 results; those of narrower floats, and what one launch computes by way of such, may be 1000
     /// times that, those of 8-bit float products [`f8_limit`]. Integers must be equal; where one launch computes floats and quantizes them,
-    /// they must be what the CPU makes of its floats, or, where these do not come into memory, may be 500 times the limit off.
+    /// they must be what the CPU makes of its floats. Where these do not come into memory, floats and integers must be equal if the launch
+    /// does the CPU's operations to each element ([`EXACT`]), else, as after sums along rows, integers may be 500 times the limit off.
     pub limit: f64,
     /// Only the plan's own kernels: the libraries' products are left out, and so is the run from end to end, which needs them.
     pub kernels_only: bool,
@@ -167,7 +172,9 @@ impl<'s> Launches<'s> {
             let results = step.outputs.iter().filter_map(|o| self.dtype(*o));
             results.into_iter().any(|dtype| matches!(dtype, DType::F16 | DType::Bf16))
         };
+        let quantizes = steps.last().is_some_and(|step| matches!(step.op, Op::QuantLift(_)));
         match dtype {
+            _ if quantizes && has_fused_multiply_add() && steps.iter().all(|step| exact::is_exact(&step.op)) => 0.0,
             DType::F16 | DType::Bf16 => 1000.0 * limit,
             DType::F32 | DType::F64 if steps.iter().any(narrow) => 1000.0 * limit,
             DType::F32 | DType::F64 => steps.iter().map(|step| self.f8_limit(step)).fold(limit, f64::max),

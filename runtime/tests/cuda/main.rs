@@ -3,6 +3,8 @@
 
 #![cfg(feature = "cuda")]
 
+#[cfg(feature = "cli")]
+mod activation;
 mod dense;
 mod driver;
 mod missing;

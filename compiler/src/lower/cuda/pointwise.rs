@@ -442,9 +442,9 @@ pub fn functor(f: Unary) -> String {
 pub fn binary(f: Binary, a: &str, b: &str) -> String {
     let infix = |operator: &str| format!("({a} {operator} {b})");
     match f {
-        Binary::Add => infix("+"),
-        Binary::Sub => infix("-"),
-        Binary::Mul => infix("*"),
+        Binary::Add => format!("slide::plus({a}, {b})"),
+        Binary::Sub => format!("slide::minus({a}, {b})"),
+        Binary::Mul => format!("slide::times({a}, {b})"),
         Binary::Div => infix("/"),
         Binary::Pow => format!("powf({a}, {b})"),
         Binary::Mod { fmod: true } => format!("fmodf({a}, {b})"),
@@ -464,7 +464,7 @@ pub fn binary(f: Binary, a: &str, b: &str) -> String {
         Binary::GreaterOrEqual => infix(">="),
         Binary::Less => infix("<"),
         Binary::LessOrEqual => infix("<="),
-        Binary::PRelu => format!("({a} < 0 ? {b} * {a} : {a})"),
+        Binary::PRelu => format!("({a} < 0 ? slide::times({b}, {a}) : {a})"),
     }
 }
 
