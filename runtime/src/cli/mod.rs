@@ -281,6 +281,11 @@ mod tests {
         };
         assert_eq!((options.duration, options.iterations), (Some(Duration::from_millis(500)), Some(3)));
         #[cfg(feature = "cuda")]
+        for (line, no_overlap) in [("bench m.slide --device cuda", false), ("bench --no-overlap m.slide", true)] {
+            let Ok(Command::Bench(options)) = parse_line(line) else { panic!("bench was expected") };
+            assert_eq!(options.target.options.cuda.no_overlap, no_overlap, "{line}");
+        }
+        #[cfg(feature = "cuda")]
         for (line, kernels_only) in [("check m.slide --shape seq=3 --rounds 2", false), ("check --kernels m.slide", true)] {
             let Ok(Command::Check(options)) = parse_line(line) else { panic!("check was expected") };
             assert_eq!(options.kernels_only, kernels_only, "{line}");
