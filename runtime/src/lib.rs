@@ -17,7 +17,7 @@ pub mod plan;
 pub mod session;
 pub mod sparse;
 #[cfg(any(feature = "cli", feature = "cuda"))]
-mod splitmix;
+pub mod splitmix;
 pub mod tensor;
 #[cfg(feature = "cli")]
 pub mod tool;

@@ -7,9 +7,11 @@ mod external;
 mod load;
 pub mod proto;
 mod save;
+mod stream;
 mod tensor;
 #[cfg(test)]
 mod tests;
 
 pub use load::{ModelError, OnnxModel};
+pub use stream::StreamedModel;
 pub use tensor::{DataTypeError, TensorDataError, data_type_name, dtype_of, onnx_data_type};

@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 use super::load::{ModelError, OnnxModel};
 use super::proto::{EXTERNAL, GraphProto, StringStringEntryProto, TensorProto};
 
 /// External tensors start at multiples of this many bytes, so that their readers can map them.
-const ALIGN: u64 = 4096;
+pub(super) const ALIGN: u64 = 4096;
 
 impl OnnxModel {
     /// Writes the model, with what was replaced. A model with external data gets its own new data file, `NAME.onnx.data`, beside
@@ -28,18 +29,12 @@ impl OnnxModel {
             function.node.iter_mut().flat_map(|n| &mut n.attribute).for_each(|a| attribute_tensors(a, &mut tensors));
         }
         if !tensors.is_empty() {
-            let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| write(io::ErrorKind::InvalidFilename.into()))?;
-            let location = format!("{name}.data");
+            let location = data_location(path).map_err(write)?;
             let mut data: Vec<Bytes> = Vec::with_capacity(tensors.len());
             let mut offset = 0u64;
             for t in tensors {
                 let constant = self.constant(t).map_err(|source| ModelError::Tensor { tensor: t.name().to_owned(), source })?;
-                let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-                t.external_data = vec![
-                    entry("location", location.clone()),
-                    entry("offset", offset.to_string()),
-                    entry("length", constant.data.len().to_string()),
-                ];
+                point_to(t, &location, offset, constant.data.len());
                 offset = (offset + constant.data.len() as u64).next_multiple_of(ALIGN);
                 data.push(constant.data);
             }
@@ -57,19 +52,65 @@ impl OnnxModel {
     }
 }
 
+/// The name of the data file of a model at `path`.
+pub(super) fn data_location(path: &Path) -> io::Result<String> {
+    let name = path.file_name().and_then(|n| n.to_str()).ok_or(io::ErrorKind::InvalidFilename)?;
+    Ok(format!("{name}.data"))
+}
+
+/// Says in a tensor's message where its elements are.
+pub(super) fn point_to(t: &mut TensorProto, location: &str, offset: u64, length: usize) {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    t.external_data =
+        vec![entry("location", location.to_owned()), entry("offset", offset.to_string()), entry("length", length.to_string())];
+}
+
+/// A file that is written aside, in the folder where it will be.
+pub(super) struct Aside(BufWriter<NamedTempFile>);
+
+impl Aside {
+    /// An empty file that will be at `path`.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Ok(Aside(BufWriter::new(tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?)))
+    }
+
+    /// Gives the file its name.
+    pub(super) fn persist(self, path: &Path) -> io::Result<()> {
+        let file = self.0.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.persist(path)?;
+        Ok(())
+    }
+}
+
+impl Write for Aside {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Seek for Aside {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+
+    fn stream_position(&mut self) -> io::Result<u64> {
+        self.0.stream_position()
+    }
+}
+
 /// Writes a file aside, then renames it.
-fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
-    let mut out = BufWriter::new(file.as_file_mut());
-    fill(&mut out)?;
-    out.flush()?;
-    drop(out);
-    file.persist(path)?;
-    Ok(())
+pub(super) fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut file = Aside::create(path)?;
+    fill(&mut file)?;
+    file.persist(path)
 }
 
 /// What an ordinary new file gets (before the umask), rather than a temporary one.
