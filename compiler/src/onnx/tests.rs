@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::build::{ModelBuilder, node, tensor};
 use super::proto::{EXTERNAL, StringStringEntryProto, TensorProto, data_type};
-use super::{ModelError, OnnxModel, TensorDataError};
+use super::{ModelError, OnnxModel, StreamedModel, TensorDataError};
 
 fn weight() -> Tensor {
     Tensor::from_slice(&[2, 3], &[1f32, -2., 3., 4., 5.5, -6.]).unwrap()
@@ -203,4 +203,35 @@ fn replaced_weights_are_saved() {
     assert!(matches!(model.set_initializer("nope", Bytes::new()), Err(ModelError::NoTensor(_))));
     assert!(matches!(model.set_initializer("w", Bytes::from_static(&[0; 23])), Err(ModelError::WrongSize { expected: 24, .. })));
     assert!(matches!(model.save(&root.path().join("no/such/folder.onnx")), Err(ModelError::Write { .. })));
+}
+
+#[test]
+fn large_tensors_are_streamed_to_the_data_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let elements = |n: usize, start: u8| (0..n).map(|i| start.wrapping_add(i as u8)).collect::<Vec<u8>>();
+    let tensors = [("small", [5, 51], 255), ("first", [4, 256], 1024), ("second", [3, 1400], 4200), ("third", [1, 2048], 2048)];
+    let write = |finish: bool| {
+        let mut out = StreamedModel::create(&path).unwrap();
+        let mut model = ModelBuilder::new(17);
+        for (i, (name, shape, bytes)) in tensors.iter().enumerate() {
+            model = model.initializer_proto(out.tensor(name, DType::U8, shape, elements(*bytes, i as u8)).unwrap());
+        }
+        let wrong = out.tensor("wrong", DType::F32, &[2], vec![0; 7]).unwrap_err();
+        assert!(matches!(wrong, ModelError::WrongSize { expected: 8, actual: 7, .. }));
+        if finish {
+            out.finish(&model.proto()).unwrap();
+        }
+    };
+    write(false);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "what is not finished leaves nothing");
+    write(true);
+    let model = OnnxModel::open(&path).unwrap();
+    for (i, ((name, shape, bytes), stored)) in tensors.iter().zip(&model.graph().initializer).enumerate() {
+        let constant = model.weight(name).unwrap();
+        assert_eq!((&constant.shape[..], &constant.data[..]), (&shape[..], &elements(*bytes, i as u8)[..]));
+        assert_eq!(stored.data_location() == EXTERNAL, *bytes >= 1024);
+    }
+    let offsets: Vec<&str> = model.graph().initializer[1..].iter().map(|t| t.external_data[1].value()).collect();
+    assert_eq!(offsets, ["0", "4096", "12288"], "each begins at a multiple of a page");
 }

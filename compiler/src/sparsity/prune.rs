@@ -24,10 +24,11 @@ pub fn magnitude_mask(weight: &Weight, pattern: Pattern) -> Vec<bool> {
     let mut keep = vec![true; weight.values.len()];
     keep.par_chunks_exact_mut(weight.k).zip(weight.rows()).for_each(|(keep, row)| {
         for (keep, block) in keep.chunks_mut(pattern.block()).zip(row.chunks(pattern.block())) {
-            let mut order: Vec<usize> = (0..block.len()).collect();
-            order.sort_by(|a, b| block[*b].abs().total_cmp(&block[*a].abs()));
-            for dropped in order.into_iter().skip(pattern.kept()) {
-                keep[dropped] = false;
+            for _ in pattern.kept()..block.len() {
+                // Of equal ones, `min_by` gives the first that it sees: here the last of the block.
+                let left = (0..block.len()).rev().filter(|i| keep[*i]);
+                let dropped = left.min_by(|a, b| block[*a].abs().total_cmp(&block[*b].abs()));
+                dropped.into_iter().for_each(|i| keep[i] = false);
             }
         }
     });
@@ -48,17 +49,19 @@ pub fn prune_by_magnitude(
     let mut data = constant.data.to_vec();
     let size = constant.dtype.size();
     let (mut all, mut lost, mut removed) = (0.0, 0.0, 0);
-    for (i, value) in weight.values.iter().enumerate() {
-        let square = f64::from(*value).powi(2);
-        all += square;
-        if !keep[i] {
-            lost += square;
-            removed += usize::from(*value != 0.0);
-            let at = match orientation {
-                Orientation::NK => i,
-                Orientation::KN => (i % weight.k) * weight.n + i / weight.k,
-            };
-            data[at * size..(at + 1) * size].fill(0);
+    for (n, (row, keep)) in weight.values.chunks_exact(weight.k).zip(keep.chunks_exact(weight.k)).enumerate() {
+        for (k, (value, keep)) in row.iter().zip(keep).enumerate() {
+            let square = f64::from(*value).powi(2);
+            all += square;
+            if !keep {
+                lost += square;
+                removed += usize::from(*value != 0.0);
+                let at = match orientation {
+                    Orientation::NK => n * weight.k + k,
+                    Orientation::KN => k * weight.n + n,
+                };
+                data[at * size..(at + 1) * size].fill(0);
+            }
         }
     }
     let kept_energy = if all > 0.0 { 1.0 - lost / all } else { 1.0 };

@@ -9,6 +9,8 @@ pub mod blocks;
 pub mod decoder;
 pub mod encoder;
 pub mod exporter;
+#[cfg(test)]
+mod tests;
 pub mod vit;
 pub mod weights;
 
@@ -134,7 +136,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     decoder("tiny-decoder", Flavour::Qwen, [64, 96, 4, 2, 16], 1e4, 1e-6),
     decoder("tiny-llama", Flavour::Llama, [64, 96, 4, 2, 16], 1e4, 1e-5),
     decoder("tiny-bitnet", Flavour::BitNet, [64, 96, 4, 2, 16], 1e4, 1e-5),
-    encoder("tiny-encoder", [64, 128, 4, 2, 100, 32]),
+    encoder("tiny-encoder", [64, 128, 4, 2, 1000, 32]),
     vit("tiny-vit", [64, 4, 2, 8, 32, 10]),
 ];
 

@@ -3,7 +3,7 @@
 //! What is imitated, and where it is described:
 //! - Linear weights are near normal with a deviation of about 0.02 (`initializer_range` of BERT, GPT-2 and Llama; QLoRA, arXiv 2305.14314,
 //!   appendix F, finds trained weights normal), output channels differ in scale (per-channel quantization exists because of it; here
-//!   lognormal with σ = 0.3), and a few weights are far out (SpQR, arXiv 2306.03078; here one in a thousand, five times as large).
+//!   lognormal with σ = 0.3), and a few weights are far out (SpQR, arXiv 2306.03078; here one in 1024, five times as large).
 //! - Norms' weights lie around 1, their biases and those of linear layers are small.
 //!
 //! Activations that come out of such layers are well-behaved: the outlier channels of trained language models are not imitated.
@@ -24,8 +24,8 @@ use sliderun::splitmix::SplitMix64;
 const DEVIATION: f32 = 0.02;
 /// σ of the logarithm of an output channel's scale.
 const CHANNEL_SPREAD: f32 = 0.3;
-/// One weight in this many is an outlier …
-const OUTLIER_EVERY: u64 = 1000;
+/// One weight in this many is an outlier; a power of two …
+const OUTLIER_EVERY: u64 = 1024;
 /// … and this many times as large.
 const OUTLIER: f32 = 5.0;
 /// Deviation of norms' weights from 1.
@@ -75,30 +75,28 @@ impl Weights {
         let seed = seed_of(self.seed, name);
         // Rows have seeds of their own, so that they can be made side by side; channel scales have another.
         let channels = |n: usize| -> Vec<f32> {
-            let mut normal = Normal::new(seed, u64::MAX);
-            (0..n).map(|_| (CHANNEL_SPREAD * normal.next()).exp()).collect()
+            let mut random = row_generator(seed, u64::MAX);
+            (0..n).map(|_| (CHANNEL_SPREAD * normal(random.next())).exp()).collect()
         };
-        let rows: usize = shape.iter().product::<usize>() / width;
+        let rows = shape.iter().product::<usize>() / width;
         let (by_row, by_column) = match kind {
-            Kind::Linear(Orientation::KN) => (Vec::new(), channels(width)),
-            Kind::Linear(Orientation::NK) => (channels(rows), Vec::new()),
-            _ => (Vec::new(), Vec::new()),
+            Kind::Linear(Orientation::KN) => (vec![1.0; rows], channels(width)),
+            Kind::Linear(Orientation::NK) => (channels(rows), vec![1.0; width]),
+            _ => (vec![1.0; rows], vec![1.0; width]),
         };
-        let scale = |row: usize, column: usize| by_row.get(row).or(by_column.get(column)).copied().unwrap_or(1.0);
+        let (mean, deviation) = match kind {
+            Kind::Norm => (1.0, NORM_SPREAD),
+            _ => (0.0, DEVIATION),
+        };
+        let with_outliers = matches!(kind, Kind::Linear(_));
         let mut data = vec![0u8; rows * row_bytes];
-        data.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(row, out)| {
-            let mut normal = Normal::new(seed, row as u64);
-            for (column, out) in out.chunks_exact_mut(self.dtype.size()).enumerate() {
-                let z = normal.next();
-                let value = match kind {
-                    Kind::Linear(_) if normal.bits.next().is_multiple_of(OUTLIER_EVERY) => {
-                        OUTLIER * DEVIATION * scale(row, column) * z
-                    }
-                    Kind::Linear(_) => DEVIATION * scale(row, column) * z,
-                    Kind::Table | Kind::Bias => DEVIATION * z,
-                    Kind::Norm => 1.0 + NORM_SPREAD * z,
-                };
-                write(self.dtype, value, out);
+        data.par_chunks_exact_mut(row_bytes).zip(by_row).enumerate().for_each(|(row, (out, scale))| {
+            let mut random = row_generator(seed, row as u64);
+            for (out, channel) in out.chunks_exact_mut(self.dtype.size()).zip(&by_column) {
+                let bits = random.next();
+                let far = with_outliers && (bits >> NORMAL_BITS).is_multiple_of(OUTLIER_EVERY);
+                let deviation = if far { OUTLIER * deviation } else { deviation };
+                write(self.dtype, mean + deviation * scale * channel * normal(bits), out);
             }
         });
         data
@@ -120,31 +118,21 @@ fn seed_of(seed: u64, name: &str) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Standard normal numbers, two at a time (Box and Muller 1958).
-struct Normal {
-    bits: SplitMix64,
-    spare: Option<f32>,
+/// The random numbers of one row of a tensor.
+fn row_generator(seed: u64, row: u64) -> SplitMix64 {
+    SplitMix64(SplitMix64(seed ^ row.wrapping_mul(0xd6e8_feb8_6659_fd93)).next())
 }
 
-impl Normal {
-    fn new(seed: u64, row: u64) -> Self {
-        let start = SplitMix64(seed ^ row.wrapping_mul(0xd6e8_feb8_6659_fd93)).next();
-        Normal { bits: SplitMix64(start), spare: None }
-    }
+/// Bits that [`normal`] reads.
+const NORMAL_BITS: u32 = 52;
 
-    fn next(&mut self) -> f32 {
-        if let Some(spare) = self.spare.take() {
-            return spare;
-        }
-        let bits = self.bits.next();
-        // In (0, 1], so that the logarithm is finite, and [0, 1).
-        let radius = ((bits >> 40) + 1) as f32 / (1u64 << 24) as f32;
-        let turn = (bits & 0xff_ffff) as f32 / (1u64 << 24) as f32;
-        let radius = (-2.0 * radius.ln()).sqrt();
-        let (sine, cosine) = (turn * std::f32::consts::TAU).sin_cos();
-        self.spare = Some(radius * sine);
-        radius * cosine
-    }
+/// A nearly normal number of mean 0 and variance 1 from random bits: four uniform ones added (Irwin and Hall), at most √12 from 0.
+fn normal(bits: u64) -> f32 {
+    const EACH: u32 = NORMAL_BITS / 4;
+    let sum: u64 = (0..4).map(|i| (bits >> (EACH * i)) & ((1 << EACH) - 1)).sum();
+    // Each is uniform over 0, 1 … 2^13 - 1, with a variance of (2^26 - 1) / 12.
+    let (most, deviation) = ((1 << EACH) as f32 - 1.0, (((1u64 << (2 * EACH)) - 1) as f32 / 3.0).sqrt());
+    (sum as f32 - 2.0 * most) / deviation
 }
 
 #[cfg(test)]
@@ -166,8 +154,8 @@ mod tests {
     #[test]
     fn distributions_are_as_documented() {
         let weights = Weights { dtype: DType::F32, seed: 1, prune: None };
-        // A lognormal scale of σ multiplies the second moment by exp(2σ²), outliers by 1 + 24/1000.
-        let linear = 0.02 * (0.3f64.powi(2).exp()) * 1.024f64.sqrt();
+        // A lognormal scale of σ multiplies the second moment by exp(2σ²), outliers by 1 + 24/1024.
+        let linear = 0.02 * 0.3f64.powi(2).exp() * (1.0 + 24.0 / 1024.0f64).sqrt();
         for (kind, mean, deviation) in [
             (Kind::Linear(Orientation::KN), 0.0, linear),
             (Kind::Linear(Orientation::NK), 0.0, linear),
