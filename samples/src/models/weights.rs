@@ -24,8 +24,8 @@ use sliderun::splitmix::SplitMix64;
 const DEVIATION: f32 = 0.02;
 /// σ of the logarithm of an output channel's scale.
 const CHANNEL_SPREAD: f32 = 0.3;
-/// One weight in this many is an outlier; a power of two …
-const OUTLIER_EVERY: u64 = 1024;
+/// One weight in 1024, told by ten bits that are all zero, is an outlier …
+const OUTLIER_MASK: u64 = (1 << 10) - 1;
 /// … and this many times as large.
 const OUTLIER: f32 = 5.0;
 /// Deviation of norms' weights from 1.
@@ -94,7 +94,7 @@ impl Weights {
             let mut random = row_generator(seed, row as u64);
             for (out, channel) in out.chunks_exact_mut(self.dtype.size()).zip(&by_column) {
                 let bits = random.next();
-                let far = with_outliers && (bits >> NORMAL_BITS).is_multiple_of(OUTLIER_EVERY);
+                let far = with_outliers && (bits >> NORMAL_BITS) & OUTLIER_MASK == 0;
                 let deviation = if far { OUTLIER * deviation } else { deviation };
                 write(self.dtype, mean + deviation * scale * channel * normal(bits), out);
             }
@@ -127,12 +127,15 @@ fn row_generator(seed: u64, row: u64) -> SplitMix64 {
 const NORMAL_BITS: u32 = 52;
 
 /// A nearly normal number of mean 0 and variance 1 from random bits: four uniform ones added (Irwin and Hall), at most √12 from 0.
+///
+/// Spelled out, for there are hundreds of millions to make and development builds inline nothing.
 fn normal(bits: u64) -> f32 {
     const EACH: u32 = NORMAL_BITS / 4;
-    let sum: u64 = (0..4).map(|i| (bits >> (EACH * i)) & ((1 << EACH) - 1)).sum();
+    const MASK: u64 = (1 << EACH) - 1;
     // Each is uniform over 0, 1 … 2^13 - 1, with a variance of (2^26 - 1) / 12.
-    let (most, deviation) = ((1 << EACH) as f32 - 1.0, (((1u64 << (2 * EACH)) - 1) as f32 / 3.0).sqrt());
-    (sum as f32 - 2.0 * most) / deviation
+    const DEVIATION: f32 = 4729.653;
+    let sum = (bits & MASK) + ((bits >> EACH) & MASK) + ((bits >> (2 * EACH)) & MASK) + ((bits >> (3 * EACH)) & MASK);
+    (sum as f32 - 2.0 * MASK as f32) / DEVIATION
 }
 
 #[cfg(test)]
