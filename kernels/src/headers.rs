@@ -13,6 +13,8 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "attention.cuh",
     "attention_common.cuh",
     "attention_f32.cuh",
+    "attention_hopper.cuh",
+    "barrier.cuh",
     "conv.cuh",
     "convert.cuh",
     "dequant.cuh",
@@ -30,6 +32,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "softmax.cuh",
     "tensor_core.cuh",
     "vector.cuh",
+    "wgmma.cuh",
 ];
 
 #[cfg(test)]

@@ -50,25 +50,6 @@ template <int D_, int E_, int QUERY_WARPS_, int KEY_WARPS_, int ROW_TILES_, int 
 
 namespace attention_parts {
 
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/// 2^((x − max) · unit). The difference comes first: of huge finite masks, multiplied, infinity would be left.
-__device__ __forceinline__ float exp_relative(float x, float max, float unit) { return exp2_fast((x - max) * unit); }
-
-/// The largest (or the sum) over the four lanes that hold one row of a 16×8 tile.
-__device__ __forceinline__ float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
-    return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
-}
-__device__ __forceinline__ float quad_sum(float v) {
-    v += __shfl_xor_sync(~0u, v, 1);
-    return v + __shfl_xor_sync(~0u, v, 2);
-}
-
 /// Starts copying rows `first` … `first + ROWS - 1` of DEPTH elements; rows from `end` on and the columns that fill DEPTH up become zeros,
 /// so that nothing times them is nothing.
 template <int ROWS, int DEPTH, int CHUNKS, int ROW_BYTES, int THREADS, class T>

@@ -81,4 +81,23 @@ __device__ __forceinline__ bool sees(const Arguments& arguments, int query, int 
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/// 2^((x − max) · unit). The difference comes first: of huge finite masks, multiplied, infinity would be left.
+__device__ __forceinline__ float exp_relative(float x, float max, float unit) { return exp2_fast((x - max) * unit); }
+
+/// The largest (or the sum) over the four lanes that hold one row of a 16×8 tile.
+__device__ __forceinline__ float quad_max(float v) {
+    v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
+    return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
+}
+__device__ __forceinline__ float quad_sum(float v) {
+    v += __shfl_xor_sync(~0u, v, 1);
+    return v + __shfl_xor_sync(~0u, v, 2);
+}
+
 } // namespace slide

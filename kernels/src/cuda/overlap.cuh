@@ -17,11 +17,11 @@ constexpr unsigned FEW_THREADS = 1 << 16;
 /// The next grid's blocks are called right after the wait. Starting them takes about as long as a short kernel runs, so any later would hide
 /// less; before the wait, a third and fourth grid would come to sit on the multiprocessors beside this one. They go where there is room, wait
 /// there, and are not moved. Beside a small grid there is room everywhere. A large one has filled the GPU, and the first multiprocessors to
-/// be free would get most of the next grid: so a large grid calls nobody, its end does.
-__device__ __forceinline__ void await_predecessors() {
+/// be free would get most of the next grid: so a large grid calls nobody, its end does. `block_threads`: those that a block takes the room of.
+__device__ __forceinline__ void await_predecessors(unsigned block_threads) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    if (static_cast<unsigned long long>(gridDim.x) * blockDim.x <= FEW_THREADS) {
+    if (static_cast<unsigned long long>(gridDim.x) * block_threads <= FEW_THREADS) {
         asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     }
 #endif

@@ -83,9 +83,9 @@ pub struct Kernel {
     /// (`griddepcontrol.wait`): it may be started before that has ended.
     #[serde(default)]
     pub waits: bool,
-    /// Another way to do the same, with the same arguments, that is better when there is much to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bulk: Option<Bulk>,
+    /// Other ways to do the same, with the same arguments: the first that suits the device and the shapes takes the kernel's place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<Form>,
 }
 
 impl Kernel {
@@ -95,16 +95,22 @@ impl Kernel {
     }
 }
 
-/// Launched in place of a kernel where it has enough blocks to fill a GPU.
+/// Launched in place of a kernel where it has enough blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct Bulk {
+pub struct Form {
     pub symbol: String,
     pub blocks: Dim,
     pub threads: u32,
     pub shared_bytes: u32,
     /// Enough blocks.
     pub least_blocks: u32,
+    /// The one architecture whose module has it; all have it where this is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// Its blocks share out among themselves what there is to do: no more are launched than the device has multiprocessors.
+    #[serde(default)]
+    pub resident: bool,
 }
 
 /// An argument of a kernel.
@@ -127,7 +133,7 @@ mod tests {
     fn kernels_of_older_plans_do_not_wait() {
         let older = serde_json::json!({"symbol": "k", "blocks": "n", "threads": 32, "shared_bytes": 0, "arguments": ["fault"]});
         let kernel: Kernel = rmp_serde::from_slice(&rmp_serde::to_vec_named(&older).unwrap()).unwrap();
-        assert!(!kernel.waits && kernel.bulk.is_none());
+        assert!(!kernel.waits && kernel.forms.is_empty());
         let newer = Kernel { waits: true, ..kernel };
         assert_eq!(rmp_serde::from_slice::<Kernel>(&rmp_serde::to_vec_named(&newer).unwrap()).unwrap(), newer);
     }

@@ -71,8 +71,8 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
             Work::Product if steps > 1 => return fail(place, "a product by a library is one step".into()),
             Work::Product => {}
             Work::Kernel(kernel) => {
-                let bulk = kernel.bulk.iter().map(|b| (b.threads, &b.blocks));
-                for (threads, blocks) in bulk.chain([(kernel.threads, &kernel.blocks)]) {
+                let forms = kernel.forms.iter().map(|f| (f.threads, &f.blocks));
+                for (threads, blocks) in forms.chain([(kernel.threads, &kernel.blocks)]) {
                     if threads == 0 || threads > MAX_THREADS {
                         return fail(place, format!("blocks of {threads} threads"));
                     }

@@ -28,7 +28,7 @@ use super::{Port, SessionError};
 use crate::cuda::CudaError;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
 use crate::op::Op;
-use crate::plan::cuda::Work;
+use crate::plan::cuda::{Form, Work};
 use crate::plan::manifest::Step;
 use crate::plan::{Architecture, Plan};
 use crate::tensor::TensorView;
@@ -51,7 +51,8 @@ struct Loaded {
 }
 
 enum LoadedWork {
-    Kernel { function: Function, bulk: Option<Function>, launch: crate::plan::cuda::Kernel },
+    /// With those of its forms that the module has.
+    Kernel { function: Function, forms: Vec<(Function, Form)>, launch: crate::plan::cuda::Kernel },
     Product(Product),
 }
 
@@ -108,9 +109,10 @@ impl Gpu {
                     let function = |symbol: &str, shared_bytes| -> Result<Function, CudaError> {
                         Ok(module.function(symbol, shared_bytes)?.overlapping(overlap && launch.waits))
                     };
-                    let bulk = launch.bulk.as_ref().map(|b| function(&b.symbol, b.shared_bytes)).transpose()?;
+                    let there = launch.forms.iter().filter(|f| f.architecture.is_none_or(|a| a == architecture));
+                    let forms = there.map(|f| Ok((function(&f.symbol, f.shared_bytes)?, f.clone()))).collect::<Result<_, CudaError>>()?;
                     let function = function(&launch.symbol, launch.shared_bytes)?;
-                    LoadedWork::Kernel { function, bulk, launch: launch.clone() }
+                    LoadedWork::Kernel { function, forms, launch: launch.clone() }
                 }
                 Work::Product if options.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),
                 Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),

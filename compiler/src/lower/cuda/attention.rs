@@ -6,12 +6,17 @@ use sliderun::op::Op;
 use sliderun::op::attention::Attention;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
-use super::builder::{Form, Generated, KernelBuilder, ceil_div, element_type, float};
+use super::builder::{Form, Generated, KernelBuilder, Other, ceil_div, element_type, float};
 
-/// How a block goes through the work, as `attention.cuh` and `attention_f32.cuh` define it.
+/// Where there are instructions for whole warpgroups.
+const HOPPER: &str = "sm_90a";
+
+/// How a block goes through the work, as `attention.cuh`, `attention_hopper.cuh` and `attention_f32.cuh` define it.
 struct Tile {
     cpp: String,
     function: &'static str,
+    /// Arguments that it takes beside those of all.
+    extra: String,
     threads: usize,
     queries: usize,
     shared_bytes: usize,
@@ -29,6 +34,21 @@ impl Tile {
         (d.max(e) <= 64).then(|| Tile::tensor_cores(d, e, [4, 1, 64, 2]))
     }
 
+    /// For compute capability 9.0 and depths of 64 and 128: warpgroups, as many tiles of keys and values on their way as there is room for.
+    fn warpgroups(d: usize, e: usize, batches: &str) -> Tile {
+        let (warpgroups, keys) = (2, 128);
+        let slots = if d.max(e) == 64 { 8 } else { 6 };
+        let queries = 64 * warpgroups;
+        Tile {
+            cpp: format!("slide::WarpgroupTile<{d}, {e}, {warpgroups}, {keys}, {slots}>"),
+            function: "attention_hopper",
+            extra: format!("{batches}, "),
+            threads: 128 * (warpgroups + 1),
+            queries,
+            shared_bytes: 1024 - 16 + 2 * queries * d + slots * 2 * keys * d.max(e) + 8 * (2 + 2 * slots),
+        }
+    }
+
     fn tensor_cores(d: usize, e: usize, [query_warps, key_warps, key_tile, stages]: [usize; 4]) -> Tile {
         let (d_steps, e_steps) = (d.div_ceil(16), e.div_ceil(16));
         let row = |chunks: usize| 16 * (chunks | 1);
@@ -38,6 +58,7 @@ impl Tile {
         Tile {
             cpp: format!("slide::AttentionTile<{d}, {e}, {query_warps}, {key_warps}, 1, {key_tile}, {stages}>"),
             function: "attention",
+            extra: String::new(),
             threads: 32 * query_warps * key_warps,
             queries,
             shared_bytes: staged.max(merged),
@@ -51,6 +72,7 @@ impl Tile {
         Tile {
             cpp: format!("slide::PlainAttentionTile<{d}, {e}, {warps}, {rows}, {key_share}>"),
             function: "attention_f32",
+            extra: String::new(),
             threads: 32 * warps,
             queries,
             shared_bytes: 4 * ((queries + keys) * depth_row + keys * e + queries * (keys + 4)),
@@ -87,6 +109,8 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         DType::F32 => (Tile::plain(d, e), None),
         _ => (Tile::latency(d, e), Tile::bulk(d, e)),
     };
+    let whole_panels = [d, e].iter().all(|depth| [64, 128].contains(depth));
+    let warpgroups = (query.dtype != DType::F32 && whole_panels).then(|| Tile::warpgroups(d, e, &b.extent(&query.shape[0])));
     let c = element_type(query.dtype);
     let heads = |b: &mut KernelBuilder<'_>, pointer: String, of: ValueId| {
         let [_, rows, width] = b.ty(of).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
@@ -135,12 +159,22 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         body: format!(
             "    extern __shared__ __align__(16) unsigned char shared[];\n    \
              const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {}, 1, {tokens_text}, {total_text}, {}, 0}};\n    \
-             slide::{}<{}, slide::Visibility::ALL>(arguments, shared);\n",
+             slide::{}<{}, slide::Visibility::ALL>(arguments, {}shared);\n",
             op.heads,
             float(op.scale),
             tile.function,
             tile.cpp,
+            tile.extra,
         ),
     };
-    Ok(b.finish_forms(form(tile), bulk.map(form)))
+    // From here on the blocks of one multiprocessor each are faster than many small ones.
+    const ENOUGH: u32 = 64;
+    let hopper = warpgroups.map(|tile| Other {
+        form: form(tile),
+        what: "hopper",
+        least_blocks: ENOUGH,
+        architecture: Some(HOPPER.parse().expect("an architecture that kernels are written for")),
+    });
+    let bulk = bulk.map(|tile| Other::bulk(form(tile)));
+    Ok(b.finish_forms(form(tile), hopper.into_iter().chain(bulk).collect()))
 }

@@ -5,7 +5,8 @@
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
-use sliderun::plan::cuda::{Argument, Bulk, Kernel};
+use sliderun::plan::Architecture;
+use sliderun::plan::cuda::{self, Argument, Kernel};
 use sliderun::plan::manifest::{Program, Value, ValueId};
 
 /// A kernel that is being written.
@@ -28,6 +29,28 @@ pub struct Form {
     pub shared_bytes: usize,
     /// Statements.
     pub body: String,
+}
+
+/// A form that takes a kernel's place where it has enough blocks.
+pub struct Other {
+    /// Of `blocks` there are as many as share out the work evenly.
+    pub form: Form,
+    /// Becomes part of its name.
+    pub what: &'static str,
+    /// Enough blocks.
+    pub least_blocks: u32,
+    /// The one architecture with the suffix `a` that it is written for. A block of it fills a multiprocessor and goes on through the work:
+    /// no more are launched than there are multiprocessors.
+    pub architecture: Option<Architecture>,
+}
+
+impl Other {
+    /// One that is better when there is enough to do for a whole GPU.
+    pub fn bulk(form: Form) -> Other {
+        // Four for each multiprocessor of a large GPU.
+        const ENOUGH: u32 = 512;
+        Other { form, what: "bulk", least_blocks: ENOUGH, architecture: None }
+    }
 }
 
 /// A kernel and its C++ definition.
@@ -129,30 +152,39 @@ impl<'p> KernelBuilder<'p> {
 
     /// The finished kernel.
     pub fn finish(self, blocks: Dim, threads: usize, shared_bytes: usize, body: &str) -> Generated {
-        self.finish_forms(Form { blocks, threads, shared_bytes, body: body.to_owned() }, None)
+        self.finish_forms(Form { blocks, threads, shared_bytes, body: body.to_owned() }, Vec::new())
     }
 
-    /// The finished kernel, and the form that takes its place where that has enough blocks to fill a GPU.
-    pub fn finish_forms(self, form: Form, bulk: Option<Form>) -> Generated {
-        // Four for each multiprocessor of a large GPU.
-        const ENOUGH: u32 = 512;
+    /// The finished kernel, and the forms of which the first that suits takes its place.
+    pub fn finish_forms(self, form: Form, others: Vec<Other>) -> Generated {
         let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
-        let define = |symbol: &str, form: &Form| {
+        // The whole multiprocessor is a resident block's: registers, and the room of all threads.
+        let define = |symbol: &str, form: &Form, resident: bool| {
+            let (bounds, room) = if resident { (", 1", "2048") } else { ("", "blockDim.x") };
             format!(
-                "extern \"C\" __global__ void __launch_bounds__({}) {symbol}({}) {{\n    slide::await_predecessors();\n{}{}}}\n",
+                "extern \"C\" __global__ void __launch_bounds__({}{bounds}) {symbol}({}) {{\n    slide::await_predecessors({room});\n{}{}}}\n",
                 form.threads,
                 self.parameters.join(", "),
                 self.prologue,
                 form.body
             )
         };
-        let mut source = define(&self.symbol, &form);
-        let bulk = bulk.map(|bulk| {
-            let symbol = format!("{}_bulk", self.symbol);
-            source.push_str(&define(&symbol, &bulk));
-            let (threads, shared_bytes) = (narrow(bulk.threads), narrow(bulk.shared_bytes));
-            Bulk { symbol, blocks: bulk.blocks, threads, shared_bytes, least_blocks: ENOUGH }
-        });
+        let mut source = define(&self.symbol, &form, false);
+        let other = |Other { form, what, least_blocks, architecture }: Other| {
+            let symbol = format!("{}_{what}", self.symbol);
+            let definition = define(&symbol, &form, architecture.is_some());
+            match architecture {
+                None => source.push_str(&definition),
+                Some(a) => {
+                    let number: String = a.to_string().chars().filter(char::is_ascii_digit).collect();
+                    source.push_str(&format!("#ifdef __CUDA_ARCH_FEAT_SM{number}_ALL\n{definition}#endif\n"));
+                }
+            }
+            let (threads, shared_bytes) = (narrow(form.threads), narrow(form.shared_bytes));
+            let resident = architecture.is_some();
+            cuda::Form { symbol, blocks: form.blocks, threads, shared_bytes, least_blocks, architecture, resident }
+        };
+        let forms = others.into_iter().map(other).collect();
         Generated {
             kernel: Kernel {
                 symbol: self.symbol,
@@ -161,7 +193,7 @@ impl<'p> KernelBuilder<'p> {
                 shared_bytes: narrow(form.shared_bytes),
                 arguments: self.arguments,
                 waits: true,
-                bulk,
+                forms,
             },
             source,
         }

@@ -27,10 +27,11 @@ use chain::Chain;
 pub use order::order;
 
 /// What the generated code includes.
-const HEADERS: [&str; 12] = [
+const HEADERS: [&str; 13] = [
     "activation.cuh",
     "attention.cuh",
     "attention_f32.cuh",
+    "attention_hopper.cuh",
     "conv.cuh",
     "dequant.cuh",
     "element.cuh",

@@ -8,7 +8,7 @@ use sliderun::plan::manifest::{Program, Step, ValueId};
 
 use slidec_kernels::launch::{DEQUANT_ROWS, DequantTile, RowTile};
 
-use super::builder::{Form, Generated, KernelBuilder, ceil_div, element_type, float, rows_of};
+use super::builder::{Form, Generated, KernelBuilder, Other, ceil_div, element_type, float, rows_of};
 use super::pointwise::functor;
 
 /// How a row is held: the C++ type, threads per block and rows per block.
@@ -139,7 +139,7 @@ pub fn quant_lift(program: &Program, launch: usize, step: &Step, op: &QuantLift)
             tile.rows
         ),
     };
-    Ok(b.finish_forms(form(tile), (bulk != tile).then(|| form(bulk))))
+    Ok(b.finish_forms(form(tile), (bulk != tile).then(|| Other::bulk(form(bulk))).into_iter().collect()))
 }
 
 /// Dequant.

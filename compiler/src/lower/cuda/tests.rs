@@ -240,7 +240,7 @@ fn kernels_wait_before_they_touch_memory() {
         };
         let kernels = scheduled.launches.iter().filter_map(|l| if let Work::Kernel(k) = &l.work { Some(k) } else { None });
         assert!(kernels.clone().all(|k| k.waits));
-        let symbols = kernels.map(|k| 1 + usize::from(k.bulk.is_some())).sum::<usize>();
+        let symbols = kernels.map(|k| 1 + k.forms.len()).sum::<usize>();
         let early = entries("sm_90a");
         assert_eq!(early.len(), symbols);
         for kernel in early {

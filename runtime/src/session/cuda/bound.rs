@@ -8,11 +8,11 @@ use super::super::bind;
 use super::super::program::{Source, index, step_error};
 use super::products::Planned;
 use super::{Gpu, Loaded, LoadedWork};
-use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, GraphExec, LaunchShape, Stream};
+use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, Function, GraphExec, LaunchShape, Stream};
 use crate::dim::{Bindings, Dim};
 use crate::op::Op;
 use crate::plan::arena::{self, Layout, Lifetime};
-use crate::plan::cuda::Argument;
+use crate::plan::cuda::{Argument, Form};
 
 /// Most shapes that a session keeps ready.
 const MAX_BOUND: usize = 32;
@@ -33,9 +33,9 @@ pub struct Bound {
 }
 
 enum Bindable {
-    /// Its bulk form where that is said.
+    /// Which of its forms, if not the kernel itself.
     Kernel {
-        bulk: bool,
+        form: Option<usize>,
         shape: LaunchShape,
         args: Args,
     },
@@ -129,7 +129,7 @@ impl Bound {
         for (loaded, planned) in gpu.launches.iter().zip(planned) {
             let bindable = match (&loaded.work, planned) {
                 (LoadedWork::Product(_), Some(planned)) => Bindable::Product(planned),
-                (LoadedWork::Kernel { launch, .. }, _) => bound.kernel(gpu, loaded, launch, symbols, fault)?,
+                (LoadedWork::Kernel { launch, forms, .. }, _) => bound.kernel(gpu, loaded, (launch, forms), symbols, fault)?,
                 (LoadedWork::Product(_), None) => unreachable!("every product was planned"),
             };
             bound.launches.push(bindable);
@@ -141,7 +141,7 @@ impl Bound {
         &self,
         gpu: &Gpu,
         loaded: &Loaded,
-        launch: &crate::plan::cuda::Kernel,
+        (launch, forms): (&crate::plan::cuda::Kernel, &[(Function, Form)]),
         symbols: &Bindings,
         fault: DeviceSlice<'_>,
     ) -> Result<Bindable, SessionError> {
@@ -152,14 +152,19 @@ impl Bound {
             u32::try_from(blocks).ok().filter(|b| *b <= i32::MAX as u32).ok_or_else(|| fail(format!("{blocks} blocks")))
         };
         let shape = |blocks, threads, shared_bytes| LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes };
-        let mut bulk = None;
-        if let Some(form) = &launch.bulk {
+        let multiprocessors = gpu.context.device().multiprocessors.max(1);
+        let mut chosen = None;
+        for (at, (_, form)) in forms.iter().enumerate() {
             let blocks = grid(&form.blocks)?;
-            bulk = (blocks >= form.least_blocks).then(|| shape(blocks, form.threads, form.shared_bytes));
+            if blocks >= form.least_blocks {
+                let most = if form.resident { multiprocessors } else { u32::MAX };
+                chosen = Some((at, shape(blocks.min(most), form.threads, form.shared_bytes)));
+                break;
+            }
         }
-        let chosen = match bulk {
-            Some(shape) => shape,
-            None => shape(grid(&launch.blocks)?, launch.threads, launch.shared_bytes),
+        let (form, chosen) = match chosen {
+            Some((at, shape)) => (Some(at), shape),
+            None => (None, shape(grid(&launch.blocks)?, launch.threads, launch.shared_bytes)),
         };
         let mut args = Args::new();
         for argument in &launch.arguments {
@@ -183,12 +188,12 @@ impl Bound {
                 }
             }
         }
-        Ok(Bindable::Kernel { bulk: bulk.is_some(), shape: chosen, args })
+        Ok(Bindable::Kernel { form, shape: chosen, args })
     }
 
-    /// Whether a launch is a kernel's bulk form.
-    pub fn is_bulk(&self, at: usize) -> bool {
-        matches!(self.launches[at], Bindable::Kernel { bulk: true, .. })
+    /// Which of a kernel's loaded forms a launch is, if not the kernel itself.
+    pub fn form(&self, at: usize) -> Option<usize> {
+        if let Bindable::Kernel { form, .. } = self.launches[at] { form } else { None }
     }
 
     /// Whether a launch is a product that the session leaves out.
@@ -240,8 +245,8 @@ impl Bound {
         let loaded = &gpu.launches[at];
         let step = &gpu.program.steps[loaded.steps.end - 1];
         match (&loaded.work, &self.launches[at]) {
-            (LoadedWork::Kernel { function, bulk: many, .. }, Bindable::Kernel { bulk, shape, args }) => {
-                let function = many.as_ref().filter(|_| *bulk).unwrap_or(function);
+            (LoadedWork::Kernel { function, forms, .. }, Bindable::Kernel { form, shape, args }) => {
+                let function = form.map_or(function, |at| &forms[at].0);
                 // SAFETY: the arguments are values in the arena and constants, as large as the program's types say, which outlive the
                 // stream's work; that the kernel stays within them, and waits where the plan says so, is what a plan with cubins is trusted for.
                 #[allow(unsafe_code)]

@@ -64,13 +64,12 @@ pub enum LaunchWork {
 }
 
 impl LaunchWork {
-    /// What the launch's work is on the device. `op`: the operator of its one step, when it is a product; `bulk`: whether it is a kernel's
-    /// bulk form.
-    fn of(work: &LoadedWork, op: &Op, bulk: bool) -> LaunchWork {
+    /// What the launch's work is on the device. `op`: the operator of its one step, when it is a product; `form`: which of its
+    /// kernel's forms, if any.
+    fn of(work: &LoadedWork, op: &Op, form: Option<usize>) -> LaunchWork {
         match work {
-            LoadedWork::Kernel { launch, .. } => {
-                let form = launch.bulk.as_ref().filter(|_| bulk);
-                LaunchWork::Kernel(form.map_or(&launch.symbol, |form| &form.symbol).clone())
+            LoadedWork::Kernel { launch, forms, .. } => {
+                LaunchWork::Kernel(form.map_or(&launch.symbol, |at| &forms[at].1.symbol).clone())
             }
             LoadedWork::Product(_) => LaunchWork::Product(library_of(op)),
         }
@@ -148,7 +147,7 @@ fn describe(gpu: &Gpu, bound: &Bound, at: usize, time: Duration) -> LaunchTime {
         time,
         bytes: bytes(gpu, bound, loaded),
         operations: if matches!(loaded.work, LoadedWork::Product(_)) { operations(gpu, bound, loaded) } else { None },
-        work: LaunchWork::of(&loaded.work, &last.op, bound.is_bulk(at)),
+        work: LaunchWork::of(&loaded.work, &last.op, bound.form(at)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::plan::cuda::{Bulk, CudaPlan, Launch, Work, library_of};
+use crate::plan::cuda::{CudaPlan, Form, Launch, Work, library_of};
 use crate::plan::manifest::Manifest;
 use crate::tool::ToolError;
 
@@ -29,8 +29,8 @@ pub struct LaunchRow<'a> {
     pub threads: Option<u32>,
     /// Dynamic shared memory of a block in bytes; what a kernel declares itself is not known before it is loaded.
     pub shared_bytes: Option<u32>,
-    /// The form of a kernel that is launched where there is much to do.
-    pub bulk: Option<&'a Bulk>,
+    /// Other forms of a kernel, in the order in which they are asked whether they suit.
+    pub forms: &'a [Form],
 }
 
 impl<'a> LaunchRow<'a> {
@@ -50,7 +50,7 @@ impl<'a> LaunchRow<'a> {
             blocks: kernel.map(|k| k.blocks.to_string()),
             threads: kernel.map(|k| k.threads),
             shared_bytes: kernel.map(|k| k.shared_bytes),
-            bulk: kernel.and_then(|k| k.bulk.as_ref()),
+            forms: kernel.map_or(&[], |k| &k.forms),
         }
     }
 }
@@ -92,8 +92,11 @@ pub fn text(manifest: &Manifest, each: bool, out: &mut dyn Write) -> Result<(), 
         for (i, row) in rows.iter().enumerate() {
             let number = |n: Option<u32>| n.map_or("-".to_owned(), |n| n.to_string());
             let (threads, shared) = (number(row.threads), number(row.shared_bytes));
-            let bulk = row.bulk.map_or(String::new(), |b| format!(", from {} blocks on {}", b.least_blocks, b.symbol));
-            let what = format!("{}{bulk}", row.kernel.or(row.library).unwrap_or_default());
+            let mut what = row.kernel.or(row.library).unwrap_or_default().to_owned();
+            for form in row.forms {
+                let only = form.architecture.map_or(String::new(), |a| format!(" for {a}"));
+                what.push_str(&format!(", from {} blocks on {}{only}", form.least_blocks, form.symbol));
+            }
             let operators = row.operators.join(" ");
             writeln!(out, "  {i:>4} {:>5} {threads:>7} {shared:>7}  {what:<44} {operators}", row.steps.len())?;
         }
