@@ -89,6 +89,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Gives it and its forms the names that they have where the kernel's own is `symbol`.
+    pub fn rename(&mut self, symbol: &str) {
+        for form in &mut self.forms {
+            form.symbol = form.symbol.replacen(&self.symbol, symbol, 1);
+        }
+        symbol.clone_into(&mut self.symbol);
+    }
+
     /// The values that it is given.
     pub fn values(&self) -> impl Iterator<Item = ValueId> {
         self.arguments.iter().filter_map(|a| if let Argument::Value(v) = a { Some(*v) } else { None })

@@ -52,7 +52,11 @@ struct Loaded {
 
 enum LoadedWork {
     /// With those of its forms that the module has.
-    Kernel { function: Function, forms: Vec<(Function, Form)>, launch: crate::plan::cuda::Kernel },
+    Kernel {
+        function: Function,
+        forms: Vec<(Function, Form)>,
+        launch: crate::plan::cuda::Kernel,
+    },
     Product(Product),
 }
 
@@ -110,7 +114,8 @@ impl Gpu {
                         Ok(module.function(symbol, shared_bytes)?.overlapping(overlap && launch.waits))
                     };
                     let there = launch.forms.iter().filter(|f| f.architecture.is_none_or(|a| a == architecture));
-                    let forms = there.map(|f| Ok((function(&f.symbol, f.shared_bytes)?, f.clone()))).collect::<Result<_, CudaError>>()?;
+                    let forms =
+                        there.map(|f| Ok((function(&f.symbol, f.shared_bytes)?, f.clone()))).collect::<Result<_, CudaError>>()?;
                     let function = function(&launch.symbol, launch.shared_bytes)?;
                     LoadedWork::Kernel { function, forms, launch: launch.clone() }
                 }

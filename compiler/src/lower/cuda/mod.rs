@@ -15,6 +15,9 @@ mod reduce;
 mod resize;
 mod rows;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
@@ -60,6 +63,8 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     let mut scheduled = Scheduled { source: HEADERS.map(|h| format!("#include \"{h}\"\n")).concat(), ..Scheduled::default() };
     let mut refusals = Vec::new();
     let readers = Readers::new(program);
+    // What was defined, without its name, and the name: layers repeat, and compiling takes time.
+    let mut definitions = HashMap::new();
     let mut rest = program.steps.as_slice();
     let mut at = 0;
     while let Some(step) = rest.first() {
@@ -74,8 +79,14 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
         };
         let work = match generated {
             Ok(None) => Some(Work::Product),
-            Ok(Some(Generated { kernel, source })) => {
-                scheduled.source.push_str(&source);
+            Ok(Some(Generated { mut kernel, source })) => {
+                match definitions.entry(source.replace(&kernel.symbol, "")) {
+                    Entry::Vacant(new) => {
+                        new.insert(kernel.symbol.clone());
+                        scheduled.source.push_str(&source);
+                    }
+                    Entry::Occupied(known) => kernel.rename(known.get()),
+                }
                 Some(Work::Kernel(kernel))
             }
             Err(reason) => {

@@ -1,5 +1,7 @@
 //! Programs into launches: which steps share one, and that NVRTC takes what is generated.
 
+use std::collections::BTreeSet;
+
 use sliderun::plan::PlanWriter;
 use sliderun::plan::cuda::Work;
 
@@ -240,7 +242,7 @@ fn kernels_wait_before_they_touch_memory() {
         };
         let kernels = scheduled.launches.iter().filter_map(|l| if let Work::Kernel(k) = &l.work { Some(k) } else { None });
         assert!(kernels.clone().all(|k| k.waits));
-        let symbols = kernels.map(|k| 1 + k.forms.len()).sum::<usize>();
+        let symbols = kernels.flat_map(|k| k.forms.iter().map(|f| &f.symbol).chain([&k.symbol])).collect::<BTreeSet<_>>().len();
         let early = entries("sm_90a");
         assert_eq!(early.len(), symbols);
         for kernel in early {
@@ -256,5 +258,53 @@ fn kernels_wait_before_they_touch_memory() {
             assert!(!after.contains(".nc."), "{name} has loads that may be moved");
         }
         assert!(entries("sm_80").iter().all(|kernel| !kernel.contains("griddepcontrol")));
+    }
+}
+
+/// What layers do alike is defined and compiled once.
+#[test]
+fn equal_launches_share_a_kernel() {
+    let text = r#"
+        symbols { n: 1..64 }
+        input %x: bf16[n, 32, 128]
+        %a = Attention(%x, %x, %x) {heads: 2, scale: 0.125}
+        %b = Attention(%a, %a, %a) {heads: 2, scale: 0.125}
+        %c = Attention(%b, %b, %b) {heads: 2, scale: 0.25}
+        output "c" = %c"#;
+    let scheduled = schedule(&program(text)).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+    let names = |launch: &Launch| match &launch.work {
+        Work::Kernel(k) => [&k.symbol].into_iter().chain(k.forms.iter().map(|f| &f.symbol)).cloned().collect::<Vec<_>>(),
+        Work::Product => Vec::new(),
+    };
+    let [a, b, c] = scheduled.launches.iter().map(names).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(a, ["slide_0_attention", "slide_0_attention_hopper", "slide_0_attention_bulk"]);
+    assert_eq!(b, a);
+    assert_eq!(c, ["slide_2_attention", "slide_2_attention_hopper", "slide_2_attention_bulk"]);
+    assert_eq!(scheduled.source.matches("__global__").count(), 6);
+}
+
+/// Warpgroups multiply where there are instructions for that, and only there is such a form looked for.
+#[test]
+fn one_architecture_has_attention_by_warpgroups() {
+    let Ok(compiler) = slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env()) else {
+        return println!("skipped: no NVRTC");
+    };
+    let text = r#"
+        symbols { n: 1..64 }
+        input %x: bf16[n, 32, 128]
+        %a = Attention(%x, %x, %x) {heads: 1, scale: 0.125}
+        output "a" = %a"#;
+    let scheduled = schedule(&program(text)).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+    let Work::Kernel(kernel) = &scheduled.launches[0].work else { panic!("{:?}", scheduled.launches) };
+    let [form] = &kernel.forms[..] else { panic!("{:?}", kernel.forms) };
+    assert_eq!(form.architecture.map(|a| a.to_string()).as_deref(), Some("sm_90a"));
+    assert!(form.resident && form.threads == 384 && form.shared_bytes <= 227 << 10, "{form:?}");
+    let ptx =
+        |architecture: &str| compiler.ptx(&scheduled.source, architecture.parse().unwrap()).unwrap_or_else(|e| panic!("{e}"));
+    let hopper = ptx("sm_90a");
+    let body = hopper.split(".visible .entry ").find(|entry| entry.starts_with(&form.symbol)).expect("it has the form");
+    assert!(body.contains("wgmma.mma_async"));
+    for other in ["sm_80", "sm_120"] {
+        assert!(!ptx(other).contains(&form.symbol), "{other}");
     }
 }
