@@ -167,8 +167,8 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
             tile.extra,
         ),
     };
-    // From here on the blocks of one multiprocessor each are faster than many small ones.
-    const ENOUGH: u32 = 64;
+    // From here on few blocks of a multiprocessor each are faster than many small ones.
+    const ENOUGH: u32 = 48;
     let hopper = warpgroups.map(|tile| Other {
         form: form(tile),
         what: "hopper",
