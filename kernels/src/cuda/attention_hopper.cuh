@@ -266,6 +266,8 @@ template <class Tile, Visibility VISIBILITY, class T, class Mask>
 __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>& arguments, int batches, const SharedMemory<Tile>& shared,
                                                int warpgroup) {
     constexpr int BARRIER = 1;
+    // In registers, queries are not read again for each tile of keys. Beside a mask there are not enough of these.
+    constexpr bool QUERIES_HELD = Tile::D <= 64 || !Mask::PRESENT;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const unsigned own_queries = shared.queries() + warpgroup * WARPGROUP_ROWS * PANEL_ROW_BYTES;
     const float unit = Mask::PRESENT ? LOG2_E : fmaxf(fabsf(arguments.scale) * LOG2_E, 1e-30f);
@@ -314,11 +316,28 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
 
             await_phase(shared.queries_full(), queries_parity);
             queries_parity ^= 1;
+            unsigned queries[QUERIES_HELD ? Tile::D / 16 : 1][4];
+            if constexpr (QUERIES_HELD) {
+#pragma unroll
+                for (int k = 0; k < Tile::D / 16; ++k) {
+                    const unsigned panel = own_queries + k / 4 * Tile::QUERIES * PANEL_ROW_BYTES + warp * 16 * PANEL_ROW_BYTES;
+                    load_matrices(queries[k], panel + panel_offset(lane % 16, k % 4 * 2 + lane / 16));
+                }
+                pin(queries);
+                arrive_warp(shared.queries_empty());
+            }
+            auto multiply_keys = [&](int slot) {
+                begin_products();
+                if constexpr (QUERIES_HELD) {
+                    multiply_rows<T, Tile::D>(scores, queries, shared.slot(slot));
+                } else {
+                    multiply_rows<T, Tile::D, Tile::QUERIES>(scores, own_queries, shared.slot(slot));
+                }
+                commit_products();
+            };
             if constexpr (decltype(mask)::AHEAD) read_mask(0);
             const int first_slot = await_slot();
-            begin_products();
-            multiply_rows<T, Tile::D, Tile::QUERIES>(scores, own_queries, shared.slot(first_slot));
-            commit_products();
+            multiply_keys(first_slot);
             wait_for_products<0>();
             pin(scores);
             arrive_warp(shared.slot_empty(first_slot));
@@ -329,9 +348,7 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
                 if constexpr (decltype(mask)::AHEAD) read_mask(step);
                 const int key_slot = await_slot(), value_slot = position.slot;
                 await_turn();
-                begin_products();
-                multiply_rows<T, Tile::D, Tile::QUERIES>(scores, own_queries, shared.slot(key_slot));
-                commit_products();
+                multiply_keys(key_slot);
                 await_slot();
                 pin(sums);
                 pin(probabilities);
@@ -351,7 +368,7 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
                 for (int i = 0; i < Tile::E / 2; ++i) sums[i] *= shrink[i / 2 % 2];
                 pack_probabilities();
             }
-            arrive_warp(shared.queries_empty());
+            if constexpr (!QUERIES_HELD) arrive_warp(shared.queries_empty());
             const int value_slot = await_slot();
             pin(sums);
             pin(probabilities);

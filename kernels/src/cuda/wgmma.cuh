@@ -48,27 +48,28 @@ template <class T, int N> struct Wgmma;
 #define SLIDE_SUMS_32(i) SLIDE_SUMS_8(i), SLIDE_SUMS_8(i + 8), SLIDE_SUMS_8(i + 16), SLIDE_SUMS_8(i + 24)
 #define SLIDE_SUMS_64(i) SLIDE_SUMS_32(i), SLIDE_SUMS_32(i + 32)
 
-// A, B, C, D: the numbers of the operands behind `COUNT` sums, six in all.
-#define SLIDE_WGMMA(T, TYPE, N, COUNT, A, B, C, D, E, F)                                                                                    \
-    template <> struct Wgmma<T, N> {                                                                                                        \
-        static __device__ __forceinline__ void shared(float (&sums)[COUNT], unsigned long long a, unsigned long long b, int add) {          \
-            asm volatile("{.reg .pred add; setp.ne.b32 add, %" #C ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE      \
-                         " {" SLIDE_REGISTERS_##COUNT "}, %" #A ", %" #B ", add, 1, 1, 0, 0;}"                                              \
-                         : SLIDE_SUMS_##COUNT(0)                                                                                            \
-                         : "l"(a), "l"(b), "r"(add));                                                                                       \
-        }                                                                                                                                   \
-        static __device__ __forceinline__ void registers(float (&sums)[COUNT], const unsigned (&a)[4], unsigned long long b, int add) {     \
-            asm volatile("{.reg .pred add; setp.ne.b32 add, %" #F ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE      \
-                         " {" SLIDE_REGISTERS_##COUNT "}, {%" #A ", %" #B ", %" #C ", %" #D "}, %" #E ", add, 1, 1, 1;}"                    \
-                         : SLIDE_SUMS_##COUNT(0)                                                                                            \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                                   \
-        }                                                                                                                                   \
+// A … G: the numbers of the operands behind `COUNT` sums.
+#define SLIDE_WGMMA(T, TYPE, N, COUNT, A, B, C, D, E, F, G)                                                                                \
+    template <> struct Wgmma<T, N> {                                                                                                       \
+        static __device__ __forceinline__ void shared(float (&sums)[COUNT], unsigned long long a, unsigned long long b, int add) {         \
+            asm volatile("{.reg .pred add; setp.ne.b32 add, %" #C ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE     \
+                         " {" SLIDE_REGISTERS_##COUNT "}, %" #A ", %" #B ", add, 1, 1, 0, 0;}"                                             \
+                         : SLIDE_SUMS_##COUNT(0)                                                                                           \
+                         : "l"(a), "l"(b), "r"(add));                                                                                      \
+        }                                                                                                                                  \
+        template <bool BY_COLUMNS>                                                                                                         \
+        static __device__ __forceinline__ void registers(float (&sums)[COUNT], const unsigned (&a)[4], unsigned long long b, int add) {    \
+            asm volatile("{.reg .pred add; setp.ne.b32 add, %" #F ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE     \
+                         " {" SLIDE_REGISTERS_##COUNT "}, {%" #A ", %" #B ", %" #C ", %" #D "}, %" #E ", add, 1, 1, %" #G ";}"             \
+                         : SLIDE_SUMS_##COUNT(0)                                                                                           \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(BY_COLUMNS ? 1 : 0));                         \
+        }                                                                                                                                  \
     };
 
-SLIDE_WGMMA(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
-SLIDE_WGMMA(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
-SLIDE_WGMMA(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
-SLIDE_WGMMA(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
+SLIDE_WGMMA(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+SLIDE_WGMMA(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
+SLIDE_WGMMA(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+SLIDE_WGMMA(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
 
 #undef SLIDE_WGMMA
 #undef SLIDE_SUMS_64
@@ -94,6 +95,17 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[COUNT], unsigned a, 
     }
 }
 
+/// The same of `a` in registers: of each 16 columns four, as mma.sync takes them.
+template <class T, int DEPTH, int COUNT>
+__device__ __forceinline__ void multiply_rows(float (&sums)[COUNT], const unsigned (&a)[DEPTH / 16][4], unsigned b) {
+    constexpr int N = 2 * COUNT, STEPS = PANEL_COLUMNS / 16;
+#pragma unroll
+    for (int k = 0; k < DEPTH / 16; ++k) {
+        const unsigned at = b + k / STEPS * N * PANEL_ROW_BYTES + k % STEPS * 2 * CHUNK_BYTES;
+        wgmma_parts::Wgmma<T, N>::template registers<false>(sums, a[k], wgmma_parts::describe(at, 16), k > 0);
+    }
+}
+
 /// sums (+)= a[64×DEPTH] · b[DEPTH×N]; `a` in registers, of each 16 columns four as `sums` hold them, rounded and packed; b by rows, in
 /// panels of DEPTH rows. `add` says whether sums are added to or begun.
 template <class T, int DEPTH, int COUNT>
@@ -101,8 +113,8 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[COUNT], const uns
     constexpr int PANEL_BYTES = DEPTH * PANEL_ROW_BYTES;
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; ++k) {
-        wgmma_parts::Wgmma<T, 2 * COUNT>::registers(sums, a[k], wgmma_parts::describe(b + k * 16 * PANEL_ROW_BYTES, PANEL_BYTES),
-                                                    k > 0 || add);
+        const unsigned at = b + k * 16 * PANEL_ROW_BYTES;
+        wgmma_parts::Wgmma<T, 2 * COUNT>::template registers<true>(sums, a[k], wgmma_parts::describe(at, PANEL_BYTES), k > 0 || add);
     }
 }
 
