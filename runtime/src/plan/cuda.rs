@@ -121,6 +121,15 @@ pub struct Form {
     pub resident: bool,
 }
 
+impl Form {
+    /// How many blocks are launched where there would be `blocks` on a device of so many multiprocessors; none where these are not enough for
+    /// the form.
+    pub fn grid(&self, blocks: u32, multiprocessors: u32) -> Option<u32> {
+        let most = if self.resident { multiprocessors.max(1) } else { u32::MAX };
+        (blocks >= self.least_blocks).then_some(blocks.min(most))
+    }
+}
+
 /// An argument of a kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -136,6 +145,42 @@ pub enum Argument {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forms_take_over_where_there_is_enough_to_do() {
+        let form = |least_blocks, resident| Form {
+            symbol: "k".into(),
+            blocks: Dim::from(1),
+            threads: 32,
+            shared_bytes: 0,
+            least_blocks,
+            architecture: None,
+            resident,
+        };
+        // Enough blocks, whether they share out the work, blocks, what is launched on 132 multiprocessors.
+        let cases = [
+            (48, true, 47, None),
+            (48, true, 48, Some(48)),
+            (48, true, 1792, Some(132)),
+            (512, false, 511, None),
+            (512, false, 1792, Some(1792)),
+        ];
+        for (least, resident, blocks, expected) in cases {
+            assert_eq!(form(least, resident).grid(blocks, 132), expected, "{least} {resident} {blocks}");
+        }
+    }
+
+    #[test]
+    fn kernels_are_renamed_with_their_forms() {
+        let form = serde_json::json!({"symbol": "a_bulk", "blocks": "n", "threads": 32, "shared_bytes": 0, "least_blocks": 512});
+        let kernel = serde_json::json!({
+            "symbol": "a", "blocks": "n", "threads": 32, "shared_bytes": 0, "arguments": [], "forms": [form],
+        });
+        let mut kernel: Kernel = rmp_serde::from_slice(&rmp_serde::to_vec_named(&kernel).unwrap()).unwrap();
+        assert!(kernel.forms[0].architecture.is_none() && !kernel.forms[0].resident);
+        kernel.rename("other");
+        assert_eq!((kernel.symbol.as_str(), kernel.forms[0].symbol.as_str()), ("other", "other_bulk"));
+    }
 
     #[test]
     fn kernels_of_older_plans_do_not_wait() {

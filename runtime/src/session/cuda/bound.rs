@@ -152,13 +152,11 @@ impl Bound {
             u32::try_from(blocks).ok().filter(|b| *b <= i32::MAX as u32).ok_or_else(|| fail(format!("{blocks} blocks")))
         };
         let shape = |blocks, threads, shared_bytes| LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes };
-        let multiprocessors = gpu.context.device().multiprocessors.max(1);
+        let multiprocessors = gpu.context.device().multiprocessors;
         let mut chosen = None;
         for (at, (_, form)) in forms.iter().enumerate() {
-            let blocks = grid(&form.blocks)?;
-            if blocks >= form.least_blocks {
-                let most = if form.resident { multiprocessors } else { u32::MAX };
-                chosen = Some((at, shape(blocks.min(most), form.threads, form.shared_bytes)));
+            if let Some(blocks) = form.grid(grid(&form.blocks)?, multiprocessors) {
+                chosen = Some((at, shape(blocks, form.threads, form.shared_bytes)));
                 break;
             }
         }
