@@ -56,17 +56,7 @@ fn recognise(graph: &mut Graph, id: NodeId, context: &mut PassContext<'_>) -> Re
 }
 
 fn find(graph: &Graph, root: ValueRef) -> Option<Normalisation> {
-    // Either the quotient or a product with the reciprocal.
-    let quotient = binary(graph, root, Binary::Div).and_then(|[centred, deviation]| Some((centred, variance(graph, deviation)?)));
-    let (centred, (squares, epsilon)) = quotient.or_else(|| {
-        either_order(binary(graph, root, Binary::Mul)?).into_iter().find_map(|[centred, inverse]| {
-            let deviation = unary(graph, inverse, Unary::Reciprocal).or_else(|| {
-                let [one, deviation] = binary(graph, inverse, Binary::Div)?;
-                (splat(graph, one) == Some(1.0)).then_some(deviation)
-            })?;
-            Some((centred, variance(graph, deviation)?))
-        })
-    })?;
+    let (centred, squares, epsilon) = over_deviation(graph, root)?;
     let (square, axes) = mean(graph, squares)?;
     if !Product::of(graph, square, Some(centred)).is(1.0, &[centred, centred], 0.0) {
         return None;
@@ -77,6 +67,21 @@ fn find(graph: &Graph, root: ValueRef) -> Option<Normalisation> {
         x,
         axes: axes.to_vec(),
         epsilon,
+    })
+}
+
+/// The y, v and ε of `y / sqrt(v + ε)`: either the quotient or a product with the reciprocal.
+pub(super) fn over_deviation(graph: &Graph, root: ValueRef) -> Option<(ValueRef, ValueRef, f32)> {
+    let of = |y: ValueRef, deviation: ValueRef| variance(graph, deviation).map(|(v, epsilon)| (y, v, epsilon));
+    let quotient = binary(graph, root, Binary::Div).and_then(|[y, deviation]| of(y, deviation));
+    quotient.or_else(|| {
+        either_order(binary(graph, root, Binary::Mul)?).into_iter().find_map(|[y, inverse]| {
+            let deviation = unary(graph, inverse, Unary::Reciprocal).or_else(|| {
+                let [one, deviation] = binary(graph, inverse, Binary::Div)?;
+                (splat(graph, one) == Some(1.0)).then_some(deviation)
+            })?;
+            of(y, deviation)
+        })
     })
 }
 
@@ -91,7 +96,7 @@ fn variance(graph: &Graph, deviation: ValueRef) -> Option<(ValueRef, f32)> {
 }
 
 /// Operand and axes of a mean that keeps its axes.
-fn mean(graph: &Graph, value: ValueRef) -> Option<(ValueRef, &[usize])> {
+pub(super) fn mean(graph: &Graph, value: ValueRef) -> Option<(ValueRef, &[usize])> {
     match graph.producer(value)? {
         Op::Reduce(Reduce { kind: ReduceKind::Mean, axes, keep_dims: true }) => Some((graph.operand(value.node, 0)?, axes)),
         _ => None,
@@ -99,7 +104,7 @@ fn mean(graph: &Graph, value: ValueRef) -> Option<(ValueRef, &[usize])> {
 }
 
 /// A constant of ones, when the extents are known and the type is one that is normalised.
-fn ones(ty: &TensorType) -> Option<Constant> {
+pub(super) fn ones(ty: &TensorType) -> Option<Constant> {
     let one: &[u8] = match ty.dtype {
         DType::F32 => &1f32.to_le_bytes(),
         DType::F64 => &1f64.to_le_bytes(),
@@ -138,7 +143,7 @@ fn absorb(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassErro
 }
 
 /// Whether a constant broadcasts to the normalised axes.
-fn fits(graph: &Graph, constant: ValueRef, norm: ValueRef, axis: usize) -> bool {
+pub(super) fn fits(graph: &Graph, constant: ValueRef, norm: ValueRef, axis: usize) -> bool {
     let normalised = &graph.ty(norm).shape[axis..];
     let shape = &graph.ty(constant).shape;
     graph.constant(constant).is_some()

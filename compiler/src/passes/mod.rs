@@ -23,6 +23,7 @@ mod fuse_attention;
 mod fuse_bias;
 mod fuse_gelu;
 mod fuse_layer_norm;
+mod fuse_rms_norm;
 mod fuse_silu;
 mod lift;
 pub mod matching;
@@ -44,6 +45,7 @@ pub const PIPELINE: &[Pass] = &[
     fold_constants::PASS,
     deduplicate::PASS,
     fuse_layer_norm::PASS,
+    fuse_rms_norm::PASS,
     fuse_gelu::PASS,
     fuse_silu::PASS,
     fuse_bias::PASS,
