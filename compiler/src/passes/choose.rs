@@ -1,9 +1,11 @@
 //! `choose`: for every product, which pattern and precision its weight takes, and the verdict that says why.
 
+use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
+use sliderun::plan::cuda::library_multiple;
 use sliderun::plan::manifest::Verdict;
-use sliderun::sparse::Pattern;
+use sliderun::sparse::{KLayout, Pattern};
 
 use super::narrow::held_as;
 use super::product::Product;
@@ -35,7 +37,8 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                 Ok(weight) => {
                     let detections = detect(&weight);
                     let holding = detections.iter().filter(|d| d.holds()).map(|d| d.pattern).collect();
-                    (holding, decide(&detections, graph.ty(product.result()).dtype, context.options))
+                    let decision = decide(&detections, graph.ty(product.result()).dtype, context.options);
+                    (holding, if context.options.for_cuda() { within_libraries(decision, graph, product) } else { decision })
                 }
             },
         };
@@ -103,6 +106,25 @@ fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> D
     };
     let form = (pattern.is_some() || to != model).then_some(WeightForm { to, pattern });
     Decision { form, reason, refused }
+}
+
+/// For CUDA devices: what the libraries do not multiply, since their tensor cores take so many elements of K and N at a time, becomes dense,
+/// and 16-bit where 8 bits are not possible either.
+fn within_libraries(decision: Decision, graph: &Graph, product: Product) -> Decision {
+    let Some(WeightForm { to, pattern }) = decision.form else { return decision };
+    let extent = |value| graph.ty(value).shape.last().and_then(Dim::as_usize);
+    let (Some(k), Some(n)) = (extent(product.activation), extent(product.weight)) else { return decision };
+    let misfit = |to: DType, pattern: Option<Pattern>| {
+        let k = pattern.map_or(k, |p| KLayout::sparse(k, p).lifted());
+        let multiple = library_multiple(pattern.is_some(), to);
+        (!n.is_multiple_of(multiple) || !k.is_multiple_of(multiple))
+            .then(|| format!("multiples of {multiple}, and K is {k}, N {n}"))
+    };
+    let Some(why) = misfit(to, pattern) else { return decision };
+    let dense = WeightForm { to, pattern: None };
+    let form = if misfit(to, None).is_some() { WeightForm { to: DType::Bf16, ..dense } } else { dense };
+    let reason = format!("{to}{} wants {why}", pattern.map_or_else(String::new, |p| format!(" {p}")));
+    Decision { form: Some(form), reason, refused: true }
 }
 
 fn verdict(

@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::Architecture;
 use super::manifest::{BlobId, Program, ValueId};
 use crate::dim::Dim;
+use crate::dtype::DType;
 use crate::op::Op;
 
 /// See the module documentation.
@@ -36,6 +37,15 @@ impl CudaPlan {
 /// The library that does a matrix product.
 pub fn library_of(product: &Op) -> &'static str {
     if matches!(product, Op::SparseGemm(_)) { "cuSPARSELt" } else { "cuBLASLt" }
+}
+
+/// What K (of a sparse product, the lifted K') and N of a product with a constant weight must be multiples of for [`library_of`] it.
+pub fn library_multiple(sparse: bool, input: DType) -> usize {
+    match (sparse, input.size()) {
+        (true, 1) => 32,
+        (true, _) | (false, 1) => 16,
+        (false, _) => 1,
+    }
 }
 
 /// The kernels, compiled for one architecture.

@@ -21,7 +21,7 @@ use std::collections::hash_map::Entry;
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
-use sliderun::plan::cuda::{Launch, Work};
+use sliderun::plan::cuda::{Launch, Work, library_multiple, library_of};
 use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 
 use super::refusal::Refusal;
@@ -151,19 +151,13 @@ fn library_product(program: &Program, step: &Step) -> Result<(), String> {
     let ty = |id: ValueId| &program.values[id.0 as usize].ty;
     let x = ty(step.inputs[0].ok_or("an activation is missing")?);
     let sparse = matches!(step.op, Op::SparseGemm(_));
-    let (name, multiple) = match (sparse, x.dtype) {
-        (true, DType::I8 | DType::F8e4m3) => ("cuSPARSELt", 32),
-        // It rounds such sums to what it multiplied.
-        (true, DType::Bf16 | DType::F16) if ty(step.outputs[0]).dtype == x.dtype => ("cuSPARSELt", 16),
-        (true, dtype) => {
-            return Err(format!(
-                "sparse products of {dtype} to {}; --precision int8, fp8, bf16 or fp16 is possible",
-                ty(step.outputs[0]).dtype
-            ));
-        }
-        (false, DType::I8 | DType::F8e4m3) => ("cuBLASLt", 16),
-        (false, _) => ("cuBLASLt", 1),
-    };
+    let out = ty(step.outputs[0]).dtype;
+    // cuSPARSELt rounds sums of 16-bit floats to what it multiplied.
+    let sums = matches!(x.dtype, DType::I8 | DType::F8e4m3) || matches!(x.dtype, DType::Bf16 | DType::F16) && out == x.dtype;
+    if sparse && !sums {
+        return Err(format!("sparse products of {} to {out}; --precision int8, fp8, bf16 or fp16 is possible", x.dtype));
+    }
+    let (name, multiple) = (library_of(&step.op), library_multiple(sparse, x.dtype));
     let fits = |d: Option<&Dim>| d.and_then(Dim::as_usize).is_some_and(|d| d > 0 && d.is_multiple_of(multiple));
     let (k, n) = (x.shape.last(), ty(step.outputs[0]).shape.last());
     if !fits(k) || !fits(n) {
