@@ -187,8 +187,14 @@ fn compile_from(
         let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
         let mut graph = imported;
         let for_cuda = run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
-        let chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, v.chosen)).collect();
-        outcome.verdicts.iter_mut().for_each(|v| v.cuda = chosen.get(&v.node).cloned());
+        let mut chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, (v.chosen, v.reason))).collect();
+        for verdict in &mut outcome.verdicts {
+            let Some((cuda, reason)) = chosen.remove(&verdict.node) else { continue };
+            if cuda != verdict.chosen && reason != verdict.reason {
+                verdict.reason = format!("{}; on GPUs: {reason}", verdict.reason);
+            }
+            verdict.cuda = Some(cuda);
+        }
         Some(graph)
     };
     clock.lap(Stage::Passes);

@@ -239,7 +239,10 @@ fn plans_for_gpus_need_nvrtc_and_run_on_the_cpu_too() {
         return;
     }
     let said = bench.compile(&["--target", "cpu,sm_90a", "--precision", "int8"]).ok().stdout;
-    assert!(said.contains("on GPUs bf16 dense: i8 wants multiples of 16, and K is 16, N 8"), "{said}");
+    assert!(
+        said.contains("on GPUs bf16 dense") && said.contains("on GPUs: i8 wants multiples of 16, and K is 16, N 8"),
+        "{said}"
+    );
     bench.compile(&["--target", "cpu,sm_80,sm_90a"]).ok();
     bench.run(&["run", "model.slide", "--random"]).ok();
     bench.run(&["verify", "model.onnx", "model.slide", "--shape", "batch=3"]).ok();
