@@ -1,10 +1,11 @@
 //! `narrow`: on CUDA devices, f32 values are held in 16 bits where that costs no more than the precision asked for does.
 //!
 //! Kernels there compute in f32 whatever they load and store, and tensor cores multiply 16-bit floats. Beside 8-bit products every value is
-//! held in 16 bits, which moves half the bytes. Beside 16-bit products only what is multiplied is, and what is moved about before that: sums,
-//! residuals and norms would otherwise be rounded as often again as the operands are, and the plan twice as far from the model (measured on
-//! a BERT: 1.2e-2 where rounding the operands alone costs 5.8e-3). Always f32: graph inputs and outputs, scales, what an operator wants in
-//! f32, and angles, of which 16 bits would keep too little.
+//! held in 16 bits, which moves half the bytes. Beside 16-bit products only what tensor cores multiply is, what is moved about before that,
+//! masks, and what operators give that have no other results (MatMul, Conv, Attention, sparse products): sums, residuals and norms would
+//! otherwise be rounded as often again as the operands are, and the plan twice as far from the model (measured on a BERT: 1.2e-2 where
+//! rounding the operands alone costs 5.8e-3). Always f32: graph inputs and outputs, scales, what an operator wants in f32, and angles, of
+//! which 16 bits would keep too little.
 
 use half::{bf16, f16};
 use sliderun::dtype::DType;
@@ -27,12 +28,12 @@ pub const PASS: Pass = Pass {
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     let Some(to) = held_as(context.options) else { return Ok(()) };
-    let angles = angles(graph);
+    let (angles, masks) = (angles(graph), masks(graph));
     let of_multiplied = match context.options.precision {
         Precision::Int8 | Precision::Fp8 => None,
         _ => Some(multiplied(graph)),
     };
-    let mut narrower = Narrower { graph, to, of_multiplied, known: BTreeMap::new() };
+    let mut narrower = Narrower { graph, to, of_multiplied, masks, known: BTreeMap::new() };
     let mut done = 0;
     for id in narrower.graph.schedule() {
         if narrower.graph.node(id).op().is_some() && !angles.contains(&id) && narrower.takes_part(id) && narrower.narrow(id)? {
@@ -57,9 +58,20 @@ pub fn held_as(options: &CompileOptions) -> Option<DType> {
 
 /// The operators that angles are computed with: what leads to a sine or cosine, back to where numbers are of a model's making anyway.
 fn angles(graph: &Graph) -> BTreeSet<NodeId> {
-    let mut found = BTreeSet::new();
     let functions = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::Unary(Unary::Sin | Unary::Cos | Unary::Tan)));
-    let mut open: Vec<NodeId> = graph.node_ids().into_iter().filter(functions).collect();
+    leading_to(graph, graph.node_ids().into_iter().filter(functions).collect())
+}
+
+/// The operators that masks of scores are computed with: rounded from their constants on, the large negative numbers stay finite, where a
+/// rounded sum would not.
+fn masks(graph: &Graph) -> BTreeSet<NodeId> {
+    let mask = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::Attention(_))).then(|| graph.operand(*id, 3)).flatten();
+    leading_to(graph, graph.node_ids().iter().filter_map(mask).map(|v| v.node).collect())
+}
+
+/// These operators and what leads to them, back to where numbers are of a model's making.
+fn leading_to(graph: &Graph, mut open: Vec<NodeId>) -> BTreeSet<NodeId> {
+    let mut found = BTreeSet::new();
     while let Some(id) = open.pop() {
         let made = matches!(
             graph.node(id).op(),
@@ -127,6 +139,8 @@ struct Narrower<'g> {
     to: DType,
     /// See [`multiplied`]; `None` where everything is held in 16 bits.
     of_multiplied: Option<BTreeSet<NodeId>>,
+    /// See [`masks`].
+    masks: BTreeSet<NodeId>,
     /// f32 values and what holds them in 16 bits.
     known: BTreeMap<ValueRef, ValueRef>,
 }
@@ -136,6 +150,7 @@ impl Narrower<'_> {
     fn takes_part(&self, id: NodeId) -> bool {
         let (Some(of_multiplied), Some(op)) = (&self.of_multiplied, self.graph.node(id).op()) else { return true };
         match op {
+            _ if self.masks.contains(&id) => true,
             // Its library rounds the sums to what it multiplied.
             Op::SparseGemm(_) => true,
             op if multiplies(op) => true,

@@ -4,7 +4,7 @@
 //!
 //! Must not know: architectures.
 
-use slidec::onnx::build::{NodeBuilder, node, tensor, value_info};
+use slidec::onnx::build::{NodeBuilder, node, value_info};
 use slidec::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
 use slidec::onnx::{StreamedModel, onnx_data_type};
 use sliderun::dtype::DType;
@@ -135,12 +135,6 @@ impl Exporter {
     pub fn ints(&mut self, scope: &str, values: &[i64]) -> String {
         let values = Tensor::from_slice(&[values.len()], values).expect("one axis of as many elements as there are");
         self.constant(scope, &values)
-    }
-
-    /// An initializer of a given value, under the name of a buffer of the model.
-    pub fn buffer(&mut self, name: &str, value: &Tensor) -> String {
-        self.graph.initializer.push(tensor(name, value));
-        name.to_owned()
     }
 
     /// A parameter of the model's element type, written to the model's files at once.

@@ -59,7 +59,7 @@ impl Default for Options {
 pub enum GenerateError {
     #[error(transparent)]
     Model(#[from] ModelError),
-    #[error("a weight cannot be pruned: {0}")]
+    #[error("a weight cannot be pruned")]
     Weight(#[from] WeightError),
     #[error("no architecture is called '{0}'; --list shows them all")]
     UnknownArchitecture(String),

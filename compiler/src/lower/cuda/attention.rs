@@ -54,6 +54,8 @@ impl Tile {
         let row = |chunks: usize| 16 * (chunks | 1);
         let queries = 16 * query_warps;
         let staged = stages * key_tile * key_warps * (row(2 * d_steps) + row(2 * e_steps));
+        // Queries that would take too many registers lie in shared memory too.
+        let queried = if d_steps > 8 { queries * row(2 * d_steps) } else { 0 };
         let merged = if key_warps == 1 { 0 } else { 4 * key_warps * queries * (16 * e_steps + 8) };
         Tile {
             cpp: format!("slide::AttentionTile<{d}, {e}, {query_warps}, {key_warps}, 1, {key_tile}, {stages}>"),
@@ -61,7 +63,7 @@ impl Tile {
             extra: String::new(),
             threads: 32 * query_warps * key_warps,
             queries,
-            shared_bytes: staged.max(merged),
+            shared_bytes: (staged + queried).max(merged),
         }
     }
 
@@ -157,22 +159,25 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         threads: tile.threads,
         shared_bytes: tile.shared_bytes,
         body: format!(
-            "    extern __shared__ __align__(16) unsigned char shared[];\n    \
-             const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {}, 1, {tokens_text}, {total_text}, {}, 0}};\n    \
-             slide::{}<{}, slide::Visibility::ALL>(arguments, {}shared);\n",
+            "    static_assert({0}::THREADS == {1} && {0}::SHARED_BYTES == {2}, \"as the plan launches it\");\n    \
+             extern __shared__ __align__(16) unsigned char shared[];\n    \
+             const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {3}, 1, {tokens_text}, {total_text}, {4}, 0}};\n    \
+             slide::{5}<{0}, slide::Visibility::ALL>(arguments, {6}shared);\n",
+            tile.cpp,
+            tile.threads,
+            tile.shared_bytes,
             op.heads,
             float(op.scale),
             tile.function,
-            tile.cpp,
             tile.extra,
         ),
     };
     // From here on few blocks of a multiprocessor each are faster than many small ones.
-    const ENOUGH: u32 = 48;
+    const HOPPER_BLOCKS: u32 = 48;
     let hopper = warpgroups.map(|tile| Other {
         form: form(tile),
         what: "hopper",
-        least_blocks: ENOUGH,
+        least_blocks: HOPPER_BLOCKS,
         architecture: Some(HOPPER.parse().expect("an architecture that kernels are written for")),
     });
     let bulk = bulk.map(|tile| Other::bulk(form(tile)));

@@ -48,8 +48,8 @@ impl Other {
     /// One that is better when there is enough to do for a whole GPU.
     pub fn bulk(form: Form) -> Other {
         // Four for each multiprocessor of a large GPU.
-        const ENOUGH: u32 = 512;
-        Other { form, what: "bulk", least_blocks: ENOUGH, architecture: None }
+        const BULK_BLOCKS: u32 = 512;
+        Other { form, what: "bulk", least_blocks: BULK_BLOCKS, architecture: None }
     }
 }
 

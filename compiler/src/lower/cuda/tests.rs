@@ -227,13 +227,21 @@ fn kernels_wait_before_they_touch_memory() {
         input %qkv: bf16[n, 32, 384]
         const %table: f16[10, 8] = random(seed: 1)
         const %w: f32[32, 8, 3, 3] = random(seed: 2)
+        const %rs: f32[384] = random(seed: 3)
         %g = Gather(%table, %ids) {axis: 0}
         %c = Conv(%x, %w) {windows: (kernel: [3, 3], strides: [1, 1], dilations: [1, 1], pads: [(1, 1), (1, 1)]), groups: 1}
         %q, %k, %v = Split(%qkv) {axis: 2, sizes: ["128", "128", "128"]}
         %h = Attention(%q, %k, %v) {heads: 2, scale: 0.125}
+        %f = Cast(%qkv) {to: f32}
+        %hf = Attention(%f, %f, %f) {heads: 12, scale: 0.125}
+        %r = RmsNorm(%f, %rs) {axis: 2, epsilon: 1e-5}
+        %l = QuantLift(%qkv) {to: f16, layout: [(k: 384, pattern: "4:6")]}
         output "g" = %g
         output "c" = %c
-        output "h" = %h"#;
+        output "h" = %h
+        output "hf" = %hf
+        output "r" = %r
+        output "l" = %l"#;
     for text in [ENCODER, others] {
         let scheduled = schedule(&program(text)).unwrap_or_else(|refusals| panic!("{refusals:?}"));
         let entries = |architecture: &str| -> Vec<String> {
@@ -258,6 +266,20 @@ fn kernels_wait_before_they_touch_memory() {
             assert!(!after.contains(".nc."), "{name} has loads that may be moved");
         }
         assert!(entries("sm_80").iter().all(|kernel| !kernel.contains("griddepcontrol")));
+    }
+}
+
+/// The kernels' own checks hold: threads and shared memory are what each tile wants, below and above the depths where they change.
+#[test]
+fn attention_is_launched_as_its_tiles_want() {
+    let Ok(compiler) = slidec_kernels::Compiler::new(None) else { return println!("skipped: no NVRTC") };
+    for dtype in ["bf16", "f32"] {
+        let graph: String = [8, 40, 64, 72, 128, 136, 192, 256].iter().map(|d| {
+            format!("input %x{d}: {dtype}[n, 9, {d}]\n%a{d} = Attention(%x{d}, %x{d}, %x{d}) {{heads: 1, scale: 0.1}}\noutput \"a{d}\" = %a{d}\n")
+        }).collect();
+        let scheduled = schedule(&program(&format!("symbols {{ n: 1..64 }}\n{graph}"))).unwrap_or_else(|r| panic!("{r:?}"));
+        // PTX is enough: assertions are checked before there is machine code.
+        compiler.ptx(&scheduled.source, "sm_90a".parse().unwrap()).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 

@@ -268,9 +268,7 @@ impl Function {
             unsafe { call!(current.driver(), cuLaunchKernelEx(&config, self.handle, parameters, ptr::null_mut())) }
         };
         let early = self.overlapping && stream.records_behind_a_kernel()?;
-        // A driver that does not want to start it early may still start it.
-        let put = if early { put(1).or_else(|_| put(0)) } else { put(0) };
-        put.map_err(|e| {
+        put(u32::from(early)).map_err(|e| {
             refused(format!("grid {:?}, block {:?}, {} bytes of shared memory: {e}", shape.grid, shape.block, shape.shared_bytes))
         })
     }
