@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use sliderun::dtype::DType;
 use sliderun::sparse::Pattern;
+use sliderun::splitmix::SplitMix64;
 
 use super::{attributes, elements};
 
@@ -39,32 +40,23 @@ pub(super) fn parse(text: &str) -> Result<Random, String> {
     attributes::ron().from_str(&format!("({text})")).map_err(|e| e.code.to_string())
 }
 
-/// SplitMix64.
-struct Generator(u64);
+struct Generator(SplitMix64);
 
 impl Generator {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// Uniform in 0 ≤ v < 1.
     fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+        (self.0.next() >> 40) as f32 / (1u64 << 24) as f32
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.0.next() % n as u64) as usize
     }
 }
 
 impl Random {
     /// The bytes of a constant of this type; its size has been checked.
     pub(super) fn generate(&self, dtype: DType, shape: &[usize]) -> Vec<u8> {
-        let mut generator = Generator(self.seed);
+        let mut generator = Generator(SplitMix64(self.seed));
         let len: usize = shape.iter().product();
         let mut values: Vec<f32> = (0..len).map(|_| self.low + (self.high - self.low) * generator.unit()).collect();
         if let (Some(pattern), false) = (self.pattern, shape.is_empty()) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::ModelError;
 use super::proto::{EXTERNAL, ModelProto, TensorProto};
-use super::save::{ALIGN, Aside, data_location, point_to, write_whole};
+use super::save::{ALIGN, Aside, data_location, point_to};
 use super::tensor::onnx_data_type;
 
 /// Tensors of at least this many bytes go to the data file, as `onnx.save_model` has it.
@@ -82,11 +82,17 @@ impl StreamedModel {
     /// # Errors
     /// What cannot be written.
     pub fn finish(mut self, model: &ModelProto) -> Result<(), ModelError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |source| ModelError::Write { path, source }
+        };
+        // Whole before anything takes its place: an older model is not left beside this one's data.
+        let mut file = Aside::create(&self.path).map_err(failed(&self.path))?;
+        file.write_all(&model.encode_to_vec()).map_err(failed(&self.path))?;
         if let Some(data) = self.data.take() {
             let path = self.data_path();
-            data.persist(&path).map_err(|source| ModelError::Write { path, source })?;
+            data.persist(&path).map_err(failed(&path))?;
         }
-        write_whole(&self.path, |out| out.write_all(&model.encode_to_vec()))
-            .map_err(|source| ModelError::Write { path: self.path.clone(), source })
+        file.persist(&self.path).map_err(failed(&self.path))
     }
 }

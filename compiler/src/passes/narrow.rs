@@ -100,19 +100,9 @@ fn multiplies(op: &Op) -> bool {
     }
 }
 
-/// Whether an operator's results are elements of its operands.
+/// Whether an operator's results are elements of its operands, or padding.
 fn moves(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Split(_)
-            | Op::Transpose(_)
-            | Op::Reshape(_)
-            | Op::Slice(_)
-            | Op::Concat(_)
-            | Op::Expand(_)
-            | Op::Gather(_)
-            | Op::Pad(_)
-    )
+    op.moves_elements() || matches!(op, Op::Pad(_))
 }
 
 /// The operators whose results are read by nothing but operators that multiply, at once or after they were moved about.

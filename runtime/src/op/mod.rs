@@ -251,6 +251,25 @@ macro_rules! declare_op {
 }
 for_each_op!(declare_op);
 
+impl Op {
+    /// Whether every element of the results is one of the first operand's (of a Concat, of any's), unchanged.
+    pub fn moves_elements(&self) -> bool {
+        matches!(
+            self,
+            Op::Reshape(_)
+                | Op::Transpose(_)
+                | Op::Expand(_)
+                | Op::Slice(_)
+                | Op::Concat(_)
+                | Op::Split(_)
+                | Op::Tile(_)
+                | Op::Gather(_)
+                | Op::GatherElements(_)
+                | Op::GatherNd(_)
+        )
+    }
+}
+
 /// Whether two extents can be equal: only constants that differ cannot. Concrete extents settle the rest at run time.
 pub(crate) fn may_equal(a: &Dim, b: &Dim) -> bool {
     !matches!((a.as_const(), b.as_const()), (Some(a), Some(b)) if a != b)

@@ -7,6 +7,7 @@ use sliderun::cuda::CudaError;
 use sliderun::cuda::driver::{Context, DeviceBuffer, Stream};
 use sliderun::dtype::DType;
 use sliderun::f8::F8E4M3;
+use sliderun::splitmix::SplitMix64;
 
 /// Bytes that outputs hold before each run: NaN in every float type, and no result of an integer product here.
 pub const POISON: u8 = 0xff;
@@ -85,8 +86,8 @@ impl Report {
     }
 }
 
-/// SplitMix64, started from the time: fresh inputs every time, with what repeats them printed.
-pub struct Random(u64);
+/// Started from the time: fresh inputs every time, with what repeats them printed.
+pub struct Random(SplitMix64);
 
 impl Random {
     pub fn fresh() -> Random {
@@ -95,14 +96,11 @@ impl Random {
             .and_then(|s| s.parse().ok())
             .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64));
         println!("SLIDERUN_TEST_SEED={seed}");
-        Random(seed)
+        Random(SplitMix64(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        self.0.next()
     }
 
     /// `len` elements as bytes: all values of i8 from -127 on, floats from -1 to 1.

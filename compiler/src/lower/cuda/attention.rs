@@ -179,6 +179,7 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         what: "hopper",
         least_blocks: HOPPER_BLOCKS,
         architecture: Some(HOPPER.parse().expect("an architecture that kernels are written for")),
+        resident: true,
     });
     let bulk = bulk.map(|tile| Other::bulk(form(tile)));
     Ok(b.finish_forms(form(tile), hopper.into_iter().chain(bulk).collect()))

@@ -39,9 +39,10 @@ pub struct Other {
     pub what: &'static str,
     /// Enough blocks.
     pub least_blocks: u32,
-    /// The one architecture with the suffix `a` that it is written for. A block of it fills a multiprocessor and goes on through the work:
-    /// no more are launched than there are multiprocessors.
+    /// The one architecture with the suffix `a` that it is written for, if it is.
     pub architecture: Option<Architecture>,
+    /// Whether a block fills a multiprocessor and goes on through the work: no more are launched than there are multiprocessors.
+    pub resident: bool,
 }
 
 impl Other {
@@ -49,7 +50,7 @@ impl Other {
     pub fn bulk(form: Form) -> Other {
         // Four for each multiprocessor of a large GPU.
         const BULK_BLOCKS: u32 = 512;
-        Other { form, what: "bulk", least_blocks: BULK_BLOCKS, architecture: None }
+        Other { form, what: "bulk", least_blocks: BULK_BLOCKS, architecture: None, resident: false }
     }
 }
 
@@ -170,9 +171,9 @@ impl<'p> KernelBuilder<'p> {
             )
         };
         let mut source = define(&self.symbol, &form, false);
-        let other = |Other { form, what, least_blocks, architecture }: Other| {
+        let other = |Other { form, what, least_blocks, architecture, resident }: Other| {
             let symbol = format!("{}_{what}", self.symbol);
-            let definition = define(&symbol, &form, architecture.is_some());
+            let definition = define(&symbol, &form, resident);
             match architecture {
                 None => source.push_str(&definition),
                 Some(a) => {
@@ -181,7 +182,6 @@ impl<'p> KernelBuilder<'p> {
                 }
             }
             let (threads, shared_bytes) = (narrow(form.threads), narrow(form.shared_bytes));
-            let resident = architecture.is_some();
             cuda::Form { symbol, blocks: form.blocks, threads, shared_bytes, least_blocks, architecture, resident }
         };
         let forms = others.into_iter().map(other).collect();

@@ -54,8 +54,7 @@ pub fn is_exact(op: &Op) -> bool {
         }
         Op::Cast(op) => matches!(op.to, DType::F32 | DType::F16 | DType::Bf16),
         Op::Where(_) | Op::Clip(_) | Op::QuantLift(_) => true,
-        Op::Transpose(_) | Op::Expand(_) | Op::Slice(_) | Op::Concat(_) | Op::Split(_) | Op::Tile(_) | Op::Gather(_) => true,
-        _ => false,
+        op => op.moves_elements(),
     }
 }
 
