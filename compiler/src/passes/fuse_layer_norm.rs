@@ -30,29 +30,47 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 }
 
 /// What normalises a value.
-struct Normalisation {
-    x: ValueRef,
-    axes: Vec<usize>,
-    epsilon: f32,
+pub(super) struct Normalisation {
+    pub x: ValueRef,
+    pub axes: Vec<usize>,
+    pub epsilon: f32,
+}
+
+impl Normalisation {
+    /// The operator for the first axis and ε, with a scale of ones, in place of the node that ends what is spelled out; declined where the
+    /// operator cannot do it.
+    pub(super) fn replace(
+        self,
+        graph: &mut Graph,
+        id: NodeId,
+        context: &mut PassContext<'_>,
+        op: impl FnOnce(usize, f32) -> Op,
+        what: &str,
+    ) -> Result<Option<Replacement>, PassError> {
+        let Normalisation { x, axes, epsilon } = self;
+        let name = graph.node(id).name.clone();
+        let ty = graph.ty(x).clone();
+        let axis = ty.rank() - axes.len();
+        let op = op(axis, epsilon);
+        if !axes.iter().copied().eq(axis..ty.rank()) {
+            context.report.declined(name, format!("normalises axes {axes:?} of {ty}, and {} wants the last ones", op.name()));
+            return Ok(None);
+        }
+        let normalised = TensorType { dtype: ty.dtype, shape: ty.shape[axis..].to_vec() };
+        let Some(ones) = ones(&normalised) else {
+            context.report.declined(name, format!("normalises {normalised}, whose extents must be known"));
+            return Ok(None);
+        };
+        let scale = graph.add_constant(&format!("{name}.scale"), ones);
+        let fused = emit(graph, &name, op, &[x, scale])?;
+        Ok(Some(Replacement::new(fused, format!("recognised {what}"))))
+    }
 }
 
 fn recognise(graph: &mut Graph, id: NodeId, context: &mut PassContext<'_>) -> Result<Option<Replacement>, PassError> {
-    let Some(Normalisation { x, axes, epsilon }) = find(graph, ValueRef { node: id, slot: 0 }) else { return Ok(None) };
-    let name = graph.node(id).name.clone();
-    let ty = graph.ty(x).clone();
-    let axis = ty.rank() - axes.len();
-    if !axes.iter().copied().eq(axis..ty.rank()) {
-        context.report.declined(name, format!("normalises axes {axes:?} of {ty}, and LayerNorm wants the last ones"));
-        return Ok(None);
-    }
-    let normalised = TensorType { dtype: ty.dtype, shape: ty.shape[axis..].to_vec() };
-    let Some(ones) = ones(&normalised) else {
-        context.report.declined(name, format!("normalises {normalised}, whose extents must be known"));
-        return Ok(None);
-    };
-    let scale = graph.add_constant(&format!("{name}.scale"), ones);
-    let fused = emit(graph, &name, LayerNorm { axis, epsilon, stats: false }, &[x, scale])?;
-    Ok(Some(Replacement::new(fused, "recognised layer normalisation")))
+    let Some(found) = find(graph, ValueRef { node: id, slot: 0 }) else { return Ok(None) };
+    let op = |axis, epsilon| LayerNorm { axis, epsilon, stats: false }.into();
+    found.replace(graph, id, context, op, "layer normalisation")
 }
 
 fn find(graph: &Graph, root: ValueRef) -> Option<Normalisation> {
@@ -104,7 +122,7 @@ pub(super) fn mean(graph: &Graph, value: ValueRef) -> Option<(ValueRef, &[usize]
 }
 
 /// A constant of ones, when the extents are known and the type is one that is normalised.
-pub(super) fn ones(ty: &TensorType) -> Option<Constant> {
+fn ones(ty: &TensorType) -> Option<Constant> {
     let one: &[u8] = match ty.dtype {
         DType::F32 => &1f32.to_le_bytes(),
         DType::F64 => &1f64.to_le_bytes(),

@@ -4,11 +4,11 @@
 //! taken in. Where 16-bit models normalise in f32 and scale what they have rounded, the scale stays outside: taken in, it would be rounded
 //! otherwise.
 
+use sliderun::op::Op;
 use sliderun::op::elementwise::Binary;
 use sliderun::op::norm::RmsNorm;
-use sliderun::op::{Op, TensorType};
 
-use super::fuse_layer_norm::{fits, mean, ones, over_deviation};
+use super::fuse_layer_norm::{Normalisation, fits, mean, over_deviation};
 use super::matching::{Product, binary, either_order, splat};
 use super::rewrite::{Replacement, emit, rewrite};
 use super::{Pass, PassContext, PassError};
@@ -35,20 +35,8 @@ fn recognise(graph: &mut Graph, id: NodeId, context: &mut PassContext<'_>) -> Re
     if axes.is_empty() || graph.ty(root) != graph.ty(x) || !Product::of(graph, square, Some(x)).is(1.0, &[x, x], 0.0) {
         return Ok(None);
     }
-    let (axes, ty, name) = (axes.to_vec(), graph.ty(x).clone(), graph.node(id).name.clone());
-    let axis = ty.rank() - axes.len();
-    if !axes.iter().copied().eq(axis..ty.rank()) {
-        context.report.declined(name, format!("normalises axes {axes:?} of {ty}, and RmsNorm wants the last ones"));
-        return Ok(None);
-    }
-    let normalised = TensorType { dtype: ty.dtype, shape: ty.shape[axis..].to_vec() };
-    let Some(ones) = ones(&normalised) else {
-        context.report.declined(name, format!("normalises {normalised}, whose extents must be known"));
-        return Ok(None);
-    };
-    let scale = graph.add_constant(&format!("{name}.scale"), ones);
-    let fused = emit(graph, &name, RmsNorm { axis, epsilon }, &[x, scale])?;
-    Ok(Some(Replacement::new(fused, "recognised root mean square normalisation")))
+    let found = Normalisation { x, axes: axes.to_vec(), epsilon };
+    found.replace(graph, id, context, |axis, epsilon| RmsNorm { axis, epsilon }.into(), "root mean square normalisation")
 }
 
 /// Takes a multiplication by a constant into the normalisation before it, where that has ones.
