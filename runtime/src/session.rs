@@ -19,8 +19,8 @@ use std::time::Duration;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{
-    CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice, Tuning,
-    UnknownTuning, WeightCounts,
+    CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice, Rivals,
+    Tuning, UnknownTuning, WeightCounts,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;

@@ -155,17 +155,17 @@ while read -r name _; do
   grep -e ceilings -e 'COUNT' "$out"; echo "$line"
 done < <(there kernel)
 
-heading "Products of Qwen2.5-7B, int8: our launch within 2% of the best algorithm's own time, a replay among many within 3% of the sum of its launches (less is welcome: what one launch wrote, the next may find in a cache)"
+heading "Products of Qwen2.5-7B: our algorithm within 2% of the best of all, each in its turn on the plan's operands; a replay among many within 3% of the sum of its launches (less is welcome)"
 while read -r name _; do
   for m in $rows; do
     out=results/$name.$m.txt
     timeout 300 "$sliderun" tune "plans/$name.slide" --shape m=$m >"$out" 2>&1 || { fail "$name M=$m: tune"; tail -n 5 "$out"; continue; }
-    best=$(awk '$2 + 0 > 0 && $3 + 0 > 0 { print $2; exit }' "$out")
-    timeout 200 "$sliderun" bench "plans/$name.slide" --device cuda --shape m=$m --duration $seconds --operators >"$out.bench" 2>&1 || { fail "$name M=$m: bench"; tail -n 5 "$out.bench"; continue; }
+    timeout 200 "$sliderun" bench "plans/$name.slide" --device cuda --shape m=$m --duration $seconds --operators --algorithms >"$out.bench" 2>&1 || { fail "$name M=$m: bench"; tail -n 5 "$out.bench"; continue; }
     read -r time tflops dense < <(awk '/, cu(SPARSE|BLAS)Lt$/ { print $2, $4, $5 }' "$out.bench")
+    read -r own best ratio tried < <(awk 'found { print $1, $2, $3, $4; exit } /OWN µs/ { found = 1 }' "$out.bench")
     sum=$(sed -n 's/.* µs, \([0-9.]*\) of a replay.*/\1/p' "$out.bench")
-    said="$name M=$m: $time µs, best $best µs, $tflops TFLOPS, $dense of a large dense product; sum of launches $sum of a replay"
-    if awk -v t="$time" -v b="$best" -v s="$sum" 'BEGIN { exit !(t > 0 && b > 0 && t <= 1.02 * b && s >= 0.97) }'; then pass "$said"; else fail "$said"; fi
+    said="$name M=$m: $time µs, $tflops TFLOPS, $dense of a large dense product; beside the others $own µs, best of $tried $best µs; sum of launches $sum of a replay"
+    if awk -v t="$tried" -v r="$ratio" -v s="$sum" 'BEGIN { exit !(t > 1 && r <= 1.02 && s >= 0.97) }'; then pass "$said"; else fail "$said"; fi
   done
 done < <(there gemm)
 

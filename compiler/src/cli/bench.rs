@@ -36,6 +36,9 @@ pub struct Bench {
     /// Tells the time of each step, and for matrix products their rate
     #[arg(long)]
     steps: bool,
+    /// On a GPU, also runs each matrix product with all of its library's algorithms
+    #[arg(long)]
+    algorithms: bool,
     /// What random inputs start from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -60,6 +63,7 @@ impl Bench {
             iterations: self.iterations,
             operators: !self.steps || self.json,
             steps: self.steps,
+            algorithms: self.algorithms,
             json: self.json,
             ..BenchOptions::default()
         };

@@ -132,6 +132,7 @@ Usage: sliderun bench PLAN [OPTIONS]
   --device cpu|cuda[:N]    Where to run (default cpu)
   --tuning HOW             On a GPU, how products are chosen: off, remembered, quick (default) or
                            exhaustive
+  --algorithms             On a GPU, also run each product with all of its library's algorithms
   --no-overlap             On a GPU, start each kernel only when the one before it has ended
   --threads N              Threads to use (default: as many as there are processors)
   --json                   Print JSON

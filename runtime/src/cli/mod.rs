@@ -232,6 +232,8 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("tuning") => options.target.options.cuda.tuning = args.value()?.parse()?,
             #[cfg(feature = "cuda")]
             Long("no-overlap") => options.target.options.cuda.no_overlap = true,
+            #[cfg(feature = "cuda")]
+            Long("algorithms") => options.algorithms = true,
             Long("steps") => options.steps = true,
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),

@@ -35,7 +35,7 @@ use crate::tensor::TensorView;
 pub use options::{CacheFolder, CallerStream, CudaOptions, Tuning, UnknownTuning};
 pub use pending::{DeviceTensor, PendingRun};
 use plans::Plans;
-pub use plans::ProductChoice;
+pub use plans::{ProductChoice, Rivals};
 use products::Product;
 pub use report::{CudaReport, WeightCounts};
 pub use runner::Runner;

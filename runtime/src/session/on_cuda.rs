@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTime, PendingRun, Runner};
+use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTime, PendingRun, Rivals, Runner};
 use super::{Backend, Session, SessionError, StepTrace};
 use crate::tensor::TensorView;
 
@@ -121,6 +121,15 @@ impl Session {
     /// As [`Session::run`]; a session on the CPU.
     pub fn launch_times(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
         self.on_cuda()?.launch_times(inputs)
+    }
+
+    /// How the algorithm of each launch that is a product does beside all others of its library, on what the launches before it make of the
+    /// inputs: in the order of [`Session::launch_times`], none for other launches. Seconds for each product.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU.
+    pub fn rivals(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Option<Rivals>>, SessionError> {
+        self.on_cuda()?.rivals(inputs)
     }
 
     /// What the session has loaded, chosen and made so far, on a GPU; nothing on the CPU.

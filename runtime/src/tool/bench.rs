@@ -46,6 +46,8 @@ pub struct BenchOptions {
     pub operators: bool,
     /// Also tell the time of each step, on a GPU of each launch, and for matrix products the rate.
     pub steps: bool,
+    /// On a GPU, also run each matrix product with all of its library's algorithms, which takes seconds for each.
+    pub algorithms: bool,
     /// Results as JSON.
     pub json: bool,
 }
@@ -92,7 +94,8 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => {
             let launches = options.operators || options.steps || options.json;
-            let measured = GpuBench::measure(&session, ordinal, &views, launches, limit)?;
+            let wanted = gpu::Wanted { launches: launches || options.algorithms, algorithms: options.algorithms };
+            let measured = GpuBench::measure(&session, ordinal, &views, wanted, limit)?;
             report["replay"] = json!(measured.replay);
             report["gpu"] = measured.json();
             let loaded = session.cuda_report();
@@ -102,6 +105,7 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
             measured.write_steady(&mut text)?;
             measured.table(options.steps, &mut text)?;
+            measured.algorithms(&mut text)?;
         }
         _ => {
             write_latencies(&[("run", Some(latency))], &mut text)?;

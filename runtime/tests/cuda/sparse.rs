@@ -240,7 +240,7 @@ fn searches_replay_and_cached_weights_give_the_same() {
         let mut case = Case::new(&gpu, &library, &mut random, problem(types, [128, 384, 576]));
         let budget = Duration::from_millis(200);
         let started = Instant::now();
-        let found = SparseMatmul::search(&library, &case.problem, None, &case.operands(), &gpu.stream, budget).unwrap();
+        let found = SparseMatmul::search(&library, &case.problem, None, None, &case.operands(), &gpu.stream, budget).unwrap();
         let (best, last) = (found.candidates[0], found.candidates[found.candidates.len() - 1]);
         println!(
             "{}: searched {} configurations in {:?} ({} untried): best {:?} {:?}, worst {:?}",

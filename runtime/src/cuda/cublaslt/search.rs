@@ -9,8 +9,8 @@ use crate::cuda::contest::{Ranking, contest};
 pub struct DenseSearch {
     /// Planned with the best algorithm.
     pub matmul: DenseMatmul,
-    /// Device time of one run of what the library proposes first.
-    pub default: Duration,
+    /// Device time of one run of what the others had to beat.
+    pub first: Duration,
     /// Device time of one run of the best.
     pub best: Duration,
     /// How many were tried.
@@ -21,20 +21,24 @@ pub struct DenseSearch {
 
 impl DenseMatmul {
     /// Tries the algorithms that the library proposes for a problem, at most `most`, on these operands, and plans the product with the best;
-    /// the first proposal is preferred to what is hardly faster. Takes about `budget` for measuring, at least as long as a few runs of the
-    /// first, and a few milliseconds for each kernel that the process has not loaded yet.
+    /// the first, which is what the library proposes first unless one is given, is preferred to what is hardly faster. Takes about `budget`
+    /// for measuring, at least as long as a few runs of the first, and a few milliseconds for each kernel that the process has not loaded yet.
     ///
     /// # Errors
-    /// As [`DenseMatmul::new`] and [`DenseMatmul::run`] for the first proposal; a stream that cannot be captured.
+    /// As [`DenseMatmul::new`] and [`DenseMatmul::run`] for the first; a stream that cannot be captured.
     pub fn search(
         library: &CublasLt,
         problem: &DenseProblem,
+        first: Option<DenseAlgorithm>,
         operands: &DenseOperands<'_>,
         stream: &Stream,
         most: usize,
         budget: Duration,
     ) -> Result<DenseSearch, CudaError> {
-        let first = DenseMatmul::new(library, problem)?;
+        let first = match first {
+            Some(algorithm) => DenseMatmul::with_algorithm(library, problem, algorithm)?,
+            None => DenseMatmul::new(library, problem)?,
+        };
         let mut others = DenseMatmul::proposals(library, problem, most)?;
         others.retain(|algorithm| *algorithm != first.algorithm());
         let make = |algorithm: DenseAlgorithm| DenseMatmul::with_algorithm(library, problem, algorithm).ok();
@@ -42,6 +46,6 @@ impl DenseMatmul {
         let Ranking { mut tried, first, untried } = contest(stream, budget, first, others, make, run)?;
         let count = tried.len();
         let (best, matmul) = tried.swap_remove(0);
-        Ok(DenseSearch { matmul, default: first, best, tried: count, untried })
+        Ok(DenseSearch { matmul, first, best, tried: count, untried })
     }
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use super::super::SessionError;
 use super::super::bind;
 use super::super::program::{Source, index, step_error};
-use super::products::Planned;
+use super::plans::Rivals;
+use super::products::{Places, Planned};
 use super::{Gpu, Loaded, LoadedWork};
 use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, Function, GraphExec, LaunchShape, Stream};
 use crate::dim::{Bindings, Dim};
 use crate::op::Op;
 use crate::plan::arena::{self, Layout, Lifetime};
 use crate::plan::cuda::{Argument, Form};
+use crate::plan::manifest::Step;
 
 /// Most shapes that a session keeps ready.
 const MAX_BOUND: usize = 32;
@@ -251,11 +253,30 @@ impl Bound {
                 unsafe { function.launch(stream, *shape, args) }.map_err(|e| super::device_error(step, e))
             }
             (LoadedWork::Product(product), Bindable::Product(planned)) => {
-                let address = |v: usize| self.address(gpu, v).ok_or_else(|| step_error(step, "a value has no memory"));
-                product.launch(planned, stream, &address, self.workspace.as_slice(), &gpu.program)
+                self.with_places(gpu, step, |places| product.launch(planned, stream, places))
             }
             _ => unreachable!("bound in the order of the launches"),
         }
+    }
+
+    /// How the algorithm of a product does beside its library's others; none of what is no product or has nothing to compute.
+    pub fn rivals(&self, gpu: &Gpu, at: usize, stream: &Stream) -> Result<Option<Rivals>, SessionError> {
+        let loaded = &gpu.launches[at];
+        let (LoadedWork::Product(product), Bindable::Product(planned)) = (&loaded.work, &self.launches[at]) else {
+            return Ok(None);
+        };
+        let step = &gpu.program.steps[loaded.steps.end - 1];
+        self.with_places(gpu, step, |places| product.rivals(planned, &gpu.plans, stream, places))
+    }
+
+    fn with_places<R>(
+        &self,
+        gpu: &Gpu,
+        step: &Step,
+        work: impl FnOnce(&Places<'_>) -> Result<R, SessionError>,
+    ) -> Result<R, SessionError> {
+        let address = |v: usize| self.address(gpu, v).ok_or_else(|| step_error(step, "a value has no memory"));
+        work(&Places { program: &gpu.program, address: &address, workspace: self.workspace.as_slice() })
     }
 }
 

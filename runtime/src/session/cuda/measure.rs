@@ -1,7 +1,9 @@
-//! What each launch costs by itself.
+//! What each launch costs where it stands.
 //!
 //! Kernels of a few microseconds are shorter than what an event or a launch from the host costs, so each launch is recorded many times in a
-//! graph of its own, whose replays are timed.
+//! graph of its own, whose replays are timed. A launch that follows itself starts sooner and finds more in the caches than one that follows
+//! another. So pairs of neighbours are timed too, and each pair's time is shared out by what its two launches take by themselves: over a plan
+//! whose replays follow each other that adds up to half of all pairs, in which each launch is twice.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use super::super::SessionError;
 use super::super::program::index;
 use super::bound::Bound;
+use super::plans::Rivals;
 use super::run::read_fault;
 use super::runner::Runner;
 use super::{Gpu, Loaded, LoadedWork};
@@ -45,8 +48,8 @@ pub struct LaunchTime {
     pub work: LaunchWork,
     /// Element type of the last step's first operand.
     pub input: Option<DType>,
-    /// How long it takes on the device when it runs many times in a row, which leaves in the caches what fits there; where kernels may start
-    /// early, each begins while the one before ends, as it does in the plan.
+    /// How long it takes on the device behind the launch that is before it in the plan, or behind the last one where it is the first; where
+    /// kernels may start early, each begins while the one before ends, as it does in the plan.
     pub time: Duration,
     /// Bytes of device memory that it must read and write, each once.
     pub bytes: u64,
@@ -80,25 +83,50 @@ impl Runner {
     /// The time of each launch, on what the launches before it have computed.
     pub fn launch_times(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
-            gpu.upload(bound, stream, arranged)?;
+            let count = gpu.launches.len();
+            // The launches in the order in which each follows its neighbour, up to one, so that its operands are what they should be.
+            let prepare = |last: usize| -> Result<(), SessionError> {
+                gpu.upload(bound, stream, arranged)?;
+                (0..=last).try_for_each(|at| bound.launch(gpu, at, stream))?;
+                Ok(stream.synchronize()?)
+            };
+            let Some(last) = count.checked_sub(1) else { return Ok(Vec::new()) };
             fault.as_slice().fill(0, stream)?;
-            let mut out = Vec::with_capacity(gpu.launches.len());
-            for at in 0..gpu.launches.len() {
-                // Libraries load kernels at their first use, which a capture does not allow.
-                bound.launch(gpu, at, stream)?;
-                stream.synchronize()?;
-                let guess = replay_time(gpu, bound, at, stream, FIRST_GUESS, 2)?.max(Duration::from_nanos(100));
-                let times = (REPLAY.as_secs_f64() / guess.as_secs_f64()).ceil() as u32;
-                let time = replay_time(gpu, bound, at, stream, times.clamp(2, MAX_RECORDED), REPLAYS)?;
-                out.push(describe(gpu, bound, at, time));
-            }
+            // Libraries load kernels at their first use, which a capture does not allow.
+            prepare(last)?;
             gpu.check_fault(read_fault(fault, stream)?)?;
-            Ok(out)
+            let mut alone = Vec::with_capacity(count);
+            let mut behind = Vec::with_capacity(count);
+            for at in 0..count {
+                prepare(at)?;
+                alone.push(settled_time(gpu, bound, &[at], stream)?);
+                // The pair may overwrite its own operands, whose memory is free by then: that may change values, and nothing else.
+                let before = at.checked_sub(1).unwrap_or(last);
+                behind.push(if before == at { alone[at] * 2 } else { settled_time(gpu, bound, &[before, at], stream)? });
+            }
+            let times = (0..count).map(|at| {
+                let before = alone[at.checked_sub(1).unwrap_or(last)];
+                (behind[at] + alone[at]).saturating_sub(before) / 2
+            });
+            Ok(times.enumerate().map(|(at, time)| describe(gpu, bound, at, time)).collect())
         })
     }
-}
 
-impl Runner {
+    /// How each product's algorithm does beside its library's others on what the launches before it have computed; none for other launches.
+    pub fn rivals(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<Option<Rivals>>, SessionError> {
+        self.with_bound(given, |gpu, bound, stream, fault, arranged| {
+            gpu.upload(bound, stream, arranged)?;
+            fault.as_slice().fill(0, stream)?;
+            (0..gpu.launches.len())
+                .map(|at| {
+                    bound.launch(gpu, at, stream)?;
+                    stream.synchronize()?;
+                    bound.rivals(gpu, at, stream)
+                })
+                .collect()
+        })
+    }
+
     /// The time of a replay of the graph when `times` of them follow each other without a wait, so that what the host does to start one is hidden.
     pub fn steady_time(&self, given: &[(&str, TensorView<'_>)], times: u32) -> Result<Duration, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
@@ -112,16 +140,24 @@ impl Runner {
     }
 }
 
-/// The time of one launch, from `replays` replays of a graph that holds it `recorded` times: their median.
+/// The time of these launches one after the other, recorded so often that what surrounds a replay does not matter.
+fn settled_time(gpu: &Gpu, bound: &Bound, launches: &[usize], stream: &Stream) -> Result<Duration, SessionError> {
+    let guess = replay_time(gpu, bound, launches, stream, FIRST_GUESS, 2)?.max(Duration::from_nanos(100));
+    let times = (REPLAY.as_secs_f64() / guess.as_secs_f64()).ceil() as u32;
+    replay_time(gpu, bound, launches, stream, times.clamp(2, MAX_RECORDED), REPLAYS)
+}
+
+/// The time of these launches, from `replays` replays of a graph that holds them `recorded` times: their median.
 fn replay_time(
     gpu: &Gpu,
     bound: &Bound,
-    at: usize,
+    launches: &[usize],
     stream: &Stream,
     recorded: u32,
     replays: usize,
 ) -> Result<Duration, SessionError> {
-    let graph = stream.capture(|stream| (0..recorded).try_for_each(|_| bound.launch(gpu, at, stream)))?.instantiate()?;
+    let all = |stream: &Stream| launches.iter().try_for_each(|at| bound.launch(gpu, *at, stream));
+    let graph = stream.capture(|stream| (0..recorded).try_for_each(|_| all(stream)))?.instantiate()?;
     let timer = Timer::new(stream)?;
     // SAFETY: the graph's memory is the bound's arena and workspace, the session's constants and modules: all outlive the stream's work,
     // which is waited for.

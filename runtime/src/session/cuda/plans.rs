@@ -4,6 +4,7 @@
 
 mod choice;
 mod operands;
+mod rivals;
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use choice::ProductChoice;
+pub use rivals::Rivals;
 
 use super::options::Tuning;
 use super::report::WeightCounts;
@@ -199,12 +201,12 @@ impl Plans {
             alpha: Alpha::Scalar(1.0),
             workspace: workspace.as_slice(),
         };
-        let found = SparseMatmul::search(library, problem, None, &operands, &stream, budget)?;
-        let best = found.candidates.first().map_or(found.default, |c| c.time);
+        let found = SparseMatmul::search(library, problem, None, None, &operands, &stream, budget)?;
+        let best = found.candidates.first().map_or(found.first, |c| c.time);
         let choice = ProductChoice {
             problem: problem.to_string(),
             algorithm: Some(found.matmul.algorithm().to_string()),
-            default: found.default,
+            default: found.first,
             best,
             tried: found.candidates.len(),
             untried: found.untried,
@@ -232,12 +234,12 @@ impl Plans {
             workspace: workspace.as_slice(),
         };
         let most = if self.tuning == Tuning::Exhaustive { usize::MAX } else { QUICK_PROPOSALS };
-        let found = DenseMatmul::search(library, problem, &operands, &stream, most, budget)?;
-        let algorithm = (found.best < found.default).then(|| found.matmul.algorithm());
+        let found = DenseMatmul::search(library, problem, None, &operands, &stream, most, budget)?;
+        let algorithm = (found.best < found.first).then(|| found.matmul.algorithm());
         let choice = ProductChoice {
             problem: problem.to_string(),
             algorithm: algorithm.map(|a| a.to_string()),
-            default: found.default,
+            default: found.first,
             best: found.best,
             tried: found.tried,
             untried: found.untried,

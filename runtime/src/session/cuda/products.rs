@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::SessionError;
 use super::super::program::{Program, index, step_error};
-use super::plans::Plans;
+use super::plans::{Plans, Rivals};
 use super::{device_error, is_sparse, weights};
 use crate::cpu::batched_matmul;
 use crate::cuda::cublaslt::{DenseMatmul, DenseOperands, DenseProblem, Strides};
@@ -128,44 +128,70 @@ impl Product {
     }
 
     /// Puts the product into a stream.
-    pub fn launch(
+    pub fn launch(&self, planned: &Planned, stream: &Stream, places: &Places<'_>) -> Result<(), SessionError> {
+        let step = &places.program.steps[self.step];
+        let done = match planned {
+            Planned::Empty => return Ok(()),
+            Planned::LeftOut => return Err(step_error(step, "the session leaves products out, for its kernels only")),
+            Planned::Sparse(matmul) => matmul.run(stream, &self.sparse_operands(matmul, places)?),
+            Planned::Dense(matmul) => matmul.run(stream, &self.dense_operands(matmul, places)?),
+        };
+        done.map_err(|e| device_error(step, e))
+    }
+
+    /// The product's time beside those of all its library's algorithms; none where there is nothing to compute.
+    pub fn rivals(
         &self,
         planned: &Planned,
+        plans: &Plans,
         stream: &Stream,
-        address: &dyn Fn(usize) -> Result<u64, SessionError>,
-        workspace: DeviceSlice<'_>,
-        program: &Program,
-    ) -> Result<(), SessionError> {
-        let step = &program.steps[self.step];
+        places: &Places<'_>,
+    ) -> Result<Option<Rivals>, SessionError> {
+        let found = match planned {
+            Planned::Empty | Planned::LeftOut => return Ok(None),
+            Planned::Sparse(matmul) => plans.sparse_rivals(matmul, &self.sparse_operands(matmul, places)?, stream),
+            Planned::Dense(matmul) => plans.dense_rivals(matmul, &self.dense_operands(matmul, places)?, stream),
+        };
+        found.map(Some).map_err(|e| device_error(&places.program.steps[self.step], e))
+    }
+
+    fn sparse_operands<'p>(&'p self, matmul: &SparseMatmul, places: &Places<'p>) -> Result<SparseOperands<'p>, SessionError> {
+        let p = matmul.problem();
+        Ok(SparseOperands {
+            weight: self.weight.as_ref().expect("a sparse plan has its weight"),
+            x: places.slice(self.x, p.m * p.k * p.input.size())?,
+            out: places.slice(self.out, p.m * p.n * p.output.size())?,
+            alpha: Alpha::Scalar(1.0),
+            workspace: places.workspace,
+        })
+    }
+
+    fn dense_operands<'p>(&self, matmul: &DenseMatmul, places: &Places<'p>) -> Result<DenseOperands<'p>, SessionError> {
+        let step = &places.program.steps[self.step];
+        let [lhs, rhs, out] = matmul.problem().bytes().map_err(|e| device_error(step, e))?;
+        Ok(DenseOperands {
+            lhs: places.slice(self.x, lhs)?,
+            rhs: places.slice(self.rhs.expect("a dense plan has its right side"), rhs)?,
+            out: places.slice(self.out, out)?,
+            alpha: 1.0,
+            workspace: places.workspace,
+        })
+    }
+}
+
+/// Where a product's operands lie.
+pub struct Places<'p> {
+    pub program: &'p Program,
+    /// Of a value, on the device.
+    pub address: &'p dyn Fn(usize) -> Result<u64, SessionError>,
+    pub workspace: DeviceSlice<'p>,
+}
+
+impl<'p> Places<'p> {
+    fn slice(&self, value: usize, bytes: usize) -> Result<DeviceSlice<'p>, SessionError> {
         // SAFETY: the arena has room for the padded operands (`Bound`), and lasts longer than the stream's work.
         #[allow(unsafe_code)]
-        let slice = |v: usize, bytes: usize| Ok::<_, SessionError>(unsafe { DeviceSlice::from_raw(address(v)?, bytes) });
-        match planned {
-            Planned::Empty => Ok(()),
-            Planned::LeftOut => Err(step_error(step, "the session leaves products out, for its kernels only")),
-            Planned::Sparse(matmul) => {
-                let p = matmul.problem();
-                let operands = SparseOperands {
-                    weight: self.weight.as_ref().expect("a sparse plan has its weight"),
-                    x: slice(self.x, p.m * p.k * p.input.size())?,
-                    out: slice(self.out, p.m * p.n * p.output.size())?,
-                    alpha: Alpha::Scalar(1.0),
-                    workspace,
-                };
-                matmul.run(stream, &operands).map_err(|e| device_error(step, e))
-            }
-            Planned::Dense(matmul) => {
-                let [lhs, rhs, out] = matmul.problem().bytes().map_err(|e| device_error(step, e))?;
-                let operands = DenseOperands {
-                    lhs: slice(self.x, lhs)?,
-                    rhs: slice(self.rhs.expect("a dense plan has its right side"), rhs)?,
-                    out: slice(self.out, out)?,
-                    alpha: 1.0,
-                    workspace,
-                };
-                matmul.run(stream, &operands).map_err(|e| device_error(step, e))
-            }
-        }
+        Ok(unsafe { DeviceSlice::from_raw((self.address)(value)?, bytes) })
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::cuda::driver::Context;
 use crate::cuda::nvml::{Monitor, driver_version};
 use crate::dtype::DType;
-use crate::session::{LaunchTime, LaunchWork, Session};
+use crate::session::{LaunchTime, LaunchWork, Rivals, Session};
 use crate::tensor::TensorView;
 use crate::tool::ToolError;
 use crate::tool::gpu::ceilings::Ceilings;
@@ -22,6 +22,15 @@ const REPLAYS: usize = 200;
 /// How long replays go on, so that clocks and power settle and can be read.
 const REPLAYING: Duration = Duration::from_secs(1);
 
+/// What is measured beside replays of the whole graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Each launch, and the ceilings.
+    pub launches: bool,
+    /// Each product with all of its library's algorithms.
+    pub algorithms: bool,
+}
+
 /// See the module documentation.
 pub struct GpuBench {
     name: String,
@@ -33,6 +42,8 @@ pub struct GpuBench {
     /// While it was replayed; an error where NVML is missing.
     clocks: Result<Clocks, String>,
     launches: Vec<LaunchTime>,
+    /// For each launch, or none at all.
+    rivals: Vec<Option<Rivals>>,
     ceilings: Ceilings,
 }
 
@@ -48,7 +59,7 @@ struct Row<'a> {
 }
 
 impl GpuBench {
-    /// Measures; `launches`: also each launch by itself, and the ceilings.
+    /// Measures.
     ///
     /// # Errors
     /// Whatever fails on the device.
@@ -56,7 +67,7 @@ impl GpuBench {
         session: &Session,
         ordinal: usize,
         inputs: &[(&str, TensorView<'_>)],
-        launches: bool,
+        wanted: Wanted,
         limit: Option<Duration>,
     ) -> Result<GpuBench, ToolError> {
         let context = Context::new(ordinal).map_err(crate::session::SessionError::from)?;
@@ -70,7 +81,8 @@ impl GpuBench {
         }
         let steady = session.steady_replay_time(inputs, REPLAYS as u32)?;
         let clocks = watch.map(Watch::stop);
-        let (launches, ceilings) = if launches {
+        let rivals = if wanted.algorithms { session.rivals(inputs)? } else { Vec::new() };
+        let (launches, ceilings) = if wanted.launches {
             let launches = session.launch_times(inputs)?;
             let products = launches.iter().filter(|l| l.operations.is_some()).filter_map(|l| l.input);
             let mut types: Vec<DType> = products.chain([DType::I8, DType::Bf16]).collect();
@@ -82,7 +94,7 @@ impl GpuBench {
             (Vec::new(), Ceilings::default())
         };
         let name = context.device().name.clone();
-        Ok(GpuBench { name, driver, replay: Latency::of(&times), steady, clocks, launches, ceilings })
+        Ok(GpuBench { name, driver, replay: Latency::of(&times), steady, clocks, launches, rivals, ceilings })
     }
 
     /// The launches' times added up.
@@ -95,8 +107,10 @@ impl GpuBench {
         let launches: Vec<Json> = self
             .launches
             .iter()
-            .map(|l| {
+            .enumerate()
+            .map(|(at, l)| {
                 let row = Row::of(l);
+                let rivals = self.rivals.get(at).copied().flatten();
                 let (tflops, gb) = (row.tflops(), row.gb_per_s());
                 json!({
                     "step": l.name, "operators": l.operators, "first_step": l.steps.start, "steps": l.steps.len(),
@@ -104,6 +118,7 @@ impl GpuBench {
                     "library": if let LaunchWork::Product(library) = &l.work { Some(library) } else { None },
                     "input": l.input, "microseconds": micros(l.time), "bytes": l.bytes, "operations": l.operations,
                     "gb_per_s": gb, "of_copy": self.of_copy(gb), "tflops": tflops, "of_dense": self.of_dense(&row),
+                    "own_algorithm_us": rivals.map(|r| micros(r.own)), "best_algorithm_us": rivals.map(|r| micros(r.best)),
                 })
             })
             .collect();
@@ -193,6 +208,26 @@ impl GpuBench {
         Ok(())
     }
 
+    /// What the algorithms of products were measured beside, where they were.
+    pub fn algorithms(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+        let measured: Vec<(&Rivals, &LaunchTime)> =
+            self.rivals.iter().zip(&self.launches).filter_map(|(r, l)| Some((r.as_ref()?, l))).collect();
+        if measured.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "{:>10} {:>10} {:>6} {:>6}  PRODUCT, with the session's algorithm and with the fastest",
+            "OWN µs", "BEST µs", "RATIO", "TRIED"
+        )?;
+        for (Rivals { own, best, tried, untried }, launch) in measured {
+            let ratio = own.as_secs_f64() / best.as_secs_f64().max(1e-12);
+            let missing = if *untried == 0 { String::new() } else { format!(", {untried} not tried for lack of time") };
+            writeln!(out, "{:>10.2} {:>10.2} {ratio:>6.3} {tried:>6}  {}{missing}", micros(*own), micros(*best), launch.name)?;
+        }
+        Ok(())
+    }
+
     /// Launches that do the same added up, those that take longest first.
     fn grouped(&self) -> Vec<Row<'_>> {
         let mut groups: BTreeMap<String, Row<'_>> = BTreeMap::new();
@@ -276,6 +311,11 @@ mod tests {
                 launch("b", LaunchWork::Product("cuSPARSELt"), 200, 2_000_000, Some(4e11)),
                 launch("c", kernel(), 100, 300_000_000, None),
             ],
+            rivals: vec![
+                None,
+                Some(Rivals { own: Duration::from_micros(210), best: Duration::from_micros(200), tried: 27, untried: 0 }),
+                None,
+            ],
             ceilings: Ceilings {
                 copy_gb_per_s: Some(4000.0),
                 products: vec![(DType::I8, 1000.0)],
@@ -286,6 +326,7 @@ mod tests {
         bench.heading(&mut text).unwrap();
         bench.write_steady(&mut text).unwrap();
         bench.table(false, &mut text).unwrap();
+        bench.algorithms(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         for line in [
             "GPU, driver 1",
@@ -296,11 +337,16 @@ mod tests {
             "3 launches added up: 400.0 µs, 1.250 of a replay among many",
             "     2     200.00    50%        -        -     2000     50%  Binary QuantLift",
             "     1     200.00    50%     2000     200%       10      0%  SparseGemm i8, cuSPARSELt",
+            "    210.00     200.00  1.050     27  b",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         let json = bench.json();
         assert_eq!(json["launches"][1]["library"], "cuSPARSELt");
+        assert_eq!(
+            (&json["launches"][1]["best_algorithm_us"], &json["launches"][0]["best_algorithm_us"]),
+            (&200.0.into(), &Json::Null)
+        );
         assert_eq!((&json["launches"][2]["gb_per_s"], &json["launches_sum_us"]), (&3000.0.into(), &400.0.into()));
     }
 }
