@@ -15,15 +15,17 @@ namespace slide {
 /// In place of a length that is known only at launch.
 constexpr int AT_LAUNCH = -1;
 
-/// Rows of a matrix in memory. Row starts are aligned for accesses of WIDTH elements: `stride` and the address are multiples of them.
+/// Rows of a matrix in memory. Row starts are aligned for accesses of WIDTH elements, or of 16 bytes where that is less: `stride` and the
+/// address are multiples of them.
 template <class T> struct MatrixRows {
     const T* data;
     long long stride;
 
     template <int WIDTH> __device__ __forceinline__ void load(long long row, int i, float (&to)[WIDTH]) const {
-        Vector<T, WIDTH> v = load_vector<T, WIDTH>(data + row * stride + i);
+        T v[WIDTH];
+        load_elements(data + row * stride + i, v);
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) to[j] = to_float(v.element[j]);
+        for (int j = 0; j < WIDTH; ++j) to[j] = to_float(v[j]);
     }
 };
 
@@ -42,10 +44,10 @@ template <class T> struct MatrixSink {
     long long stride;
 
     template <int WIDTH> __device__ __forceinline__ void store(long long row, int i, const float (&from)[WIDTH]) const {
-        Vector<T, WIDTH> v;
+        T v[WIDTH];
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) v.element[j] = from_float<T>(from[j]);
-        store_vector<T, WIDTH>(data + row * stride + i, v);
+        for (int j = 0; j < WIDTH; ++j) v[j] = from_float<T>(from[j]);
+        store_elements(data + row * stride + i, v);
     }
 };
 

@@ -70,7 +70,7 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     while let Some(step) = rest.first() {
         let position = scheduled.launches.len();
         let elements = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 0 };
-        let (count, generated) = match Chain::at(program, at, elements) {
+        let (count, generated) = match Chain::at(program, &readers, at, elements) {
             Some(chain) => (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at)))),
             None => {
                 let count = if reads_through(program, &readers, at) { 2 } else { elements.max(1) };

@@ -111,6 +111,49 @@ fn rows_that_stay_in_registers() {
     }
 }
 
+/// What follows a product of two matrices side by side, to the next product's operand: the sums are read once.
+#[test]
+fn a_gate_and_what_it_lets_through() {
+    let text = |k: usize, acc: &str, to: &str, parts: &str, gate: &str| {
+        let (n, token) = (2 * k, if to == "bf16" { "" } else { ", %scale" });
+        format!(
+            r#"
+        symbols {{ b: 1..8, s: 1..512 }}
+        input %acc: {acc}[b, s, {n}]
+        input %token: f32[b, s, 1]
+        const %channel: f32[{n}] = random(seed: 1)
+        const %gain: bf16[{k}] = random(seed: 2)
+        %y = Dequant(%acc, %token, %channel) {{to: bf16}}
+        {parts}
+        {gate}
+        %q{token} = QuantLift(%m) {{to: {to}, layout: [(k: {k}, pattern: "6:8")]}}
+        output "q" = %q"#
+        )
+    };
+    let split = |k: usize| format!("%g, %u = Split(%y) {{axis: 2, sizes: [\"{k}\", \"{k}\"]}}");
+    // As exporters leave it that merge the weights themselves.
+    let slices = |k: usize| {
+        let slice = |to: &str, start: usize| {
+            format!("%{to} = Slice(%y) {{axes: [(axis: 2, start: \"{start}\", len: \"{k}\", step: 1)]}}\n")
+        };
+        slice("g", 0) + &slice("u", k)
+    };
+    let silu = "%a = Swish(%g) {alpha: 1.0}\n%m = Mul(%a, %u)";
+    let squared = "%r = Relu(%g)\n%s = Mul(%r, %r)\n%h = Mul(%s, %u)\n%m = RmsNorm(%h, %gain) {axis: 2, epsilon: 1e-5}";
+    for (text, expected) in [
+        (text(96, "bf16", "i8", &split(96), silu), "Dequant+Split+Unary+Binary+QuantLift"),
+        (text(18944, "bf16", "i8", &split(18944), silu), "Dequant+Split+Unary+Binary+QuantLift"),
+        (text(18944, "i32", "f8e4m3", &split(18944), silu), "Dequant+Split+Unary+Binary+QuantLift"),
+        (text(320, "i32", "bf16", &slices(320), "%a = Gelu(%u)\n%m = Mul(%g, %a)"), "Dequant+Slice+Slice+Unary+Binary+QuantLift"),
+        (text(6912, "bf16", "i8", &split(6912), squared), "Dequant+Split+Unary+Binary+Binary+RmsNorm+QuantLift"),
+    ] {
+        assert_eq!(launches(&text), [format!("kernel {expected}")]);
+    }
+    // Where others read the sums too, they are written as they are.
+    let read_elsewhere = text(320, "bf16", "i8", &split(320), silu) + "\noutput \"y\" = %y";
+    assert_eq!(launches(&read_elsewhere), ["kernel Dequant", "kernel Split+Unary+Binary+QuantLift"]);
+}
+
 #[test]
 fn elements_by_their_coordinates() {
     let text = r#"
