@@ -62,7 +62,7 @@ fn find(graph: &Graph, root: ValueRef) -> Option<Found> {
     let (value, value_heads) = split(graph, values, &[0, 2, 1, 3])?;
     let scale = (scores.scale * q.scale * k.scale) as f32;
     (heads == key_heads && heads == value_heads).then(|| Found {
-        op: Attention { heads, scale },
+        op: Attention { heads, kv_heads: heads, scale, causal: false },
         operands: [query, key, value].into_iter().chain(mask).collect(),
         probabilities,
     })

@@ -62,11 +62,12 @@ fn angles(graph: &Graph) -> BTreeSet<NodeId> {
     leading_to(graph, graph.node_ids().into_iter().filter(functions).collect())
 }
 
-/// The operators that masks of scores are computed with: rounded from their constants on, the large negative numbers stay finite, where a
+/// The operators that additive masks of scores are computed with: rounded from their constants on, the large negative numbers stay finite, where a
 /// rounded sum would not.
 fn masks(graph: &Graph) -> BTreeSet<NodeId> {
     let mask = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::Attention(_))).then(|| graph.operand(*id, 3)).flatten();
-    leading_to(graph, graph.node_ids().iter().filter_map(mask).map(|v| v.node).collect())
+    let additive = |v: &ValueRef| graph.ty(*v).dtype == DType::F32;
+    leading_to(graph, graph.node_ids().iter().filter_map(mask).filter(additive).map(|v| v.node).collect())
 }
 
 /// These operators and what leads to them, back to where numbers are of a model's making.

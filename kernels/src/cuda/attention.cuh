@@ -223,7 +223,7 @@ __device__ __forceinline__ void each_score(float (&scores)[Tile::ROW_TILES][Tile
     }
 }
 
-/// The additive mask of a warp's scores, read before the keys are waited for. Keys that are not seen get −∞.
+/// What the mask adds to a warp's scores, read before the keys are waited for. Keys that are not seen get −∞.
 template <class Tile, Visibility VISIBILITY, class Arguments>
 __device__ __forceinline__ void read_mask(float (&to)[Tile::ROW_TILES][Tile::KEY_TILE / 8][4], const Arguments& arguments,
                                           const AttentionBlock& block, int first_query, int first_key) {
@@ -232,7 +232,7 @@ __device__ __forceinline__ void read_mask(float (&to)[Tile::ROW_TILES][Tile::KEY
     const auto* base = mask.data + block.batch * mask.batch_stride + block.head * mask.head_stride;
     auto at = [&](int query, int key) {
         bool seen = sees<VISIBILITY>(arguments, query, key);
-        return seen ? to_float(base[query * mask.token_stride + key * mask.key_stride]) : -infinity();
+        return seen ? mask_term(base[query * mask.token_stride + key * mask.key_stride]) : -infinity();
     };
 #pragma unroll
     for (int r = 0; r < Tile::ROW_TILES; ++r) {
@@ -264,8 +264,8 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
     const int first_query = block_query + query_warp * 16 * Tile::ROW_TILES;
 
     const int kv_head = block.head / arguments.group;
-    const T* keys = arguments.key.data + block.batch * arguments.key.batch_stride + kv_head * Tile::D;
-    const T* values = arguments.value.data + block.batch * arguments.value.batch_stride + kv_head * Tile::E;
+    const T* keys = arguments.key.of(block.batch, kv_head);
+    const T* values = arguments.value.of(block.batch, kv_head);
     const int visible = visible_keys<VISIBILITY>(arguments, min(block_query + Tile::QUERIES, arguments.tokens));
     const int steps = (visible + Tile::KEYS - 1) / Tile::KEYS;
 
@@ -282,7 +282,7 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
             stage + Tile::VALUES_AT, values, arguments.value.row_stride, step * Tile::KEYS, arguments.total);
         commit_copies();
     };
-    const T* queries = arguments.query.data + block.batch * arguments.query.batch_stride + block.head * Tile::D;
+    const T* queries = arguments.query.of(block.batch, block.head);
     const unsigned warp_queries = stages + Tile::QUERIES_AT + query_warp * 16 * Tile::ROW_TILES * Tile::KEY_ROW;
     if (steps > 0) {
         if constexpr (Tile::QUERIES_IN_SHARED) {
@@ -328,21 +328,19 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
         state.multiply_values(scores, stage + Tile::VALUES_AT + key_warp * Tile::KEY_TILE * Tile::VALUE_ROW);
     }
 
-    T* out = arguments.out.data + block.batch * arguments.out.batch_stride + block.head * Tile::E;
+    T* out = arguments.out.of(block.batch, block.head);
     auto store_pair = [&](int query, int column, float low, float high) {
         unsigned pair = TensorCore<T>::pack(low, high);
         *reinterpret_cast<unsigned*>(out + query * arguments.out.row_stride + column) = pair;
     };
-    // Of no keys the sum is defined as zero.
-    auto factor = [&](float denominator) { return arguments.total == 0 ? 0.0f : 1.0f / denominator; };
 
     if constexpr (Tile::KEY_WARPS == 1) {
 #pragma unroll
         for (int r = 0; r < Tile::ROW_TILES; ++r) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float scale = factor(quad_sum(state.denominator[r][half]));
                 int query = first_query + 16 * r + lane / 4 + 8 * half;
+                float scale = sum_factor<VISIBILITY>(arguments, query, quad_sum(state.denominator[r][half]));
                 if (query >= arguments.tokens) continue;
 #pragma unroll
                 for (int n = 0; n < Tile::E / 8; ++n) {
@@ -393,7 +391,7 @@ __device__ __forceinline__ void attention(const AttentionArguments<T, Mask>& arg
                 low += sums.x * share;
                 high += sums.y * share;
             }
-            float scale = factor(denominator);
+            float scale = sum_factor<VISIBILITY>(arguments, block_query + row, denominator);
             store_pair(block_query + row, column, low * scale, high * scale);
         }
     }

@@ -2,36 +2,46 @@
 // Knows nothing of tiles.
 #pragma once
 
-#include "convert.cuh"
+#include "element.cuh"
 #include "limits.cuh"
 
 namespace slide {
 
-/// [batch, rows, heads · depth] in memory: one row holds all heads side by side. `row` may exceed heads · depth, so that the operand
-/// may be a slice of the columns of a merged projection. Strides in elements; rows start at multiples of 16 bytes.
+/// A row of each head: [batch, rows, heads · depth] where one row holds all heads side by side, or [batch, heads, rows, depth]. An operand may
+/// be a slice of the columns of a merged projection. Strides in elements; each head's part of a row starts at a multiple of 16 bytes.
 template <class T> struct Heads {
     T* data;
     long long batch_stride;
+    long long head_stride;
     long long row_stride;
+
+    __device__ __forceinline__ T* of(int batch, int head) const { return data + batch * batch_stride + head * head_stride; }
 };
 
-/// Where the additive mask of scores [batch, heads, tokens, total] lies; a stride of 0 broadcasts. Without a mask nothing is read.
+/// Where the mask of scores [batch, heads, tokens, total] lies; a stride of 0 broadcasts. Numbers are added to the scores; where a Truth is
+/// false, a key takes no part. Without a mask nothing is read.
 template <class M> struct ScoreMask {
     static constexpr bool PRESENT = true;
+    static constexpr bool SELECTS = SameType<M, Truth>::VALUE;
     const M* data;
     long long batch_stride, head_stride, token_stride, key_stride;
 };
 
 struct NoMask {
     static constexpr bool PRESENT = false;
+    static constexpr bool SELECTS = false;
 };
+
+/// What a mask's element adds to a score.
+template <class M> __device__ __forceinline__ float mask_term(M element) { return to_float(element); }
+template <> __device__ __forceinline__ float mask_term(Truth element) { return element.byte != 0 ? 0.0f : -infinity(); }
 
 /// Which keys a query sees beside the mask: all of them, or those up to its own position.
 enum class Visibility { ALL, CAUSAL };
 
 /// out[b, s, h] = softmax(scale · q[b, s, h] · k[b, :, h / group]ᵀ + mask[b, h, s, :]) · v[b, :, h / group].
 ///
-/// No key at all (total = 0) gives zeros; a row whose scores are all −∞ gives NaN.
+/// A query that sees no key, or none that a mask of Truths selects, gives zeros; one whose scores are all −∞ gives NaN.
 template <class T, class Mask> struct AttentionArguments {
     Heads<const T> query;
     Heads<const T> key;
@@ -77,6 +87,14 @@ __device__ __forceinline__ bool sees(const Arguments& arguments, int query, int 
         return key < arguments.total && key <= query + arguments.causal_offset;
     }
     return key < arguments.total;
+}
+
+/// What a query's sums are multiplied with, given its denominator.
+template <Visibility VISIBILITY, class T, class Mask>
+__device__ __forceinline__ float sum_factor(const AttentionArguments<T, Mask>& arguments, int query, float denominator) {
+    // Of no keys the sum is defined as zero.
+    const bool none = Mask::SELECTS ? denominator == 0.0f : !sees<VISIBILITY>(arguments, query, 0);
+    return none ? 0.0f : 1.0f / denominator;
 }
 
 constexpr float LOG2_E = 1.4426950408889634f;

@@ -59,9 +59,9 @@ __device__ __forceinline__ void attention_f32(const AttentionArguments<float, Ma
     const int lane = threadIdx.x % Tile::LANES, first_row = threadIdx.x / Tile::LANES * Tile::ROWS;
 
     const int kv_head = block.head / arguments.group;
-    const float* queries = arguments.query.data + block.batch * arguments.query.batch_stride + block.head * Tile::D;
-    const float* keys = arguments.key.data + block.batch * arguments.key.batch_stride + kv_head * Tile::D;
-    const float* values = arguments.value.data + block.batch * arguments.value.batch_stride + kv_head * Tile::E;
+    const float* queries = arguments.query.of(block.batch, block.head);
+    const float* keys = arguments.key.of(block.batch, kv_head);
+    const float* values = arguments.value.of(block.batch, kv_head);
     const int visible = visible_keys<VISIBILITY>(arguments, min(block_query + Tile::QUERIES, arguments.tokens));
 
     float* query_tile = reinterpret_cast<float*>(shared);
@@ -120,8 +120,8 @@ __device__ __forceinline__ void attention_f32(const AttentionArguments<float, Ma
                     score = -infinity();
                 } else if constexpr (Mask::PRESENT) {
                     const Mask& mask = arguments.mask;
-                    score += to_float(mask.data[block.batch * mask.batch_stride + block.head * mask.head_stride +
-                                                  query * mask.token_stride + key * mask.key_stride]);
+                    score += mask_term(mask.data[block.batch * mask.batch_stride + block.head * mask.head_stride +
+                                                 query * mask.token_stride + key * mask.key_stride]);
                 }
                 max = fmaxf(max, score);
             }
@@ -154,13 +154,12 @@ __device__ __forceinline__ void attention_f32(const AttentionArguments<float, Ma
         }
     }
 
-    float* out = arguments.out.data + block.batch * arguments.out.batch_stride + block.head * Tile::E;
+    float* out = arguments.out.of(block.batch, block.head);
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const float sum = over_eight_lanes(denominator[r], [](float a, float b) { return a + b; });
-        // Of no keys the sum is defined as zero.
-        const float factor = arguments.total == 0 ? 0.0f : 1.0f / sum;
         const int query = block_query + first_row + r;
+        const float factor = sum_factor<VISIBILITY>(arguments, query, sum);
         if (query >= arguments.tokens) continue;
 #pragma unroll
         for (int c = 0; c < Tile::E / Tile::LANES; ++c) {

@@ -118,9 +118,9 @@ __device__ __forceinline__ void copy_tiles(const Arguments& arguments, int batch
     each_tile<Tile, VISIBILITY>(arguments, batches, [&](int head, int batch, int first_query, int visible) {
         const int steps = (visible + Tile::KEYS - 1) / Tile::KEYS, kv_head = head / arguments.group;
         if (steps == 0) return;
-        const auto* queries = arguments.query.data + batch * arguments.query.batch_stride + head * Tile::D;
-        const auto* keys = arguments.key.data + batch * arguments.key.batch_stride + kv_head * Tile::D;
-        const auto* values = arguments.value.data + batch * arguments.value.batch_stride + kv_head * Tile::E;
+        const auto* queries = arguments.query.of(batch, head);
+        const auto* keys = arguments.key.of(batch, kv_head);
+        const auto* values = arguments.value.of(batch, kv_head);
 
         await_phase(shared.queries_empty(), queries_parity ^ 1);
         queries_parity ^= 1;
@@ -197,7 +197,7 @@ template <class Mask, int KEYS> struct MaskTile {
     Vector<M, 2> pairs[KEYS / 8][2];
 
     /// Whether there are registers to read it before the scores are there.
-    static constexpr bool AHEAD = sizeof(M) == 2;
+    static constexpr bool AHEAD = sizeof(M) <= 2;
 
     /// `first_query`: of the warp. Rows past the end repeat the last one; keys past the end get anything.
     __device__ __forceinline__ void read(const Mask& mask, int tokens, int total, int head, int batch, int first_query, int first_key) {
@@ -236,7 +236,7 @@ __device__ __forceinline__ void mask_scores(float (&scores)[COUNT], const Attent
     if constexpr (Mask::PRESENT) {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            scores[i] = scores[i] * arguments.scale + to_float(mask.pairs[i / 4][i / 2 % 2].element[i % 2]);
+            scores[i] = scores[i] * arguments.scale + mask_term(mask.pairs[i / 4][i / 2 % 2].element[i % 2]);
         }
     } else if (arguments.scale < 0.0f) {
 #pragma unroll
@@ -380,13 +380,11 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
             arrive_warp(shared.slot_empty(value_slot));
         }
 
-        T* out = arguments.out.data + batch * arguments.out.batch_stride + head * Tile::E;
+        T* out = arguments.out.of(batch, head);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float denominator = quad_sum(softmax.denominator[half]);
-            // Of no keys the sum is defined as zero.
-            const float scale = arguments.total == 0 ? 0.0f : 1.0f / denominator;
             const int query = first_query + lane / 4 + 8 * half;
+            const float scale = sum_factor<VISIBILITY>(arguments, query, quad_sum(softmax.denominator[half]));
 #pragma unroll
             for (int n = 0; n < Tile::E / 8; n += 4) {
                 unsigned pairs[4];

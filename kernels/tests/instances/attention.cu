@@ -25,10 +25,13 @@ ATTENTION(long_causal, attention, Long, CAUSAL, bf16, NoMask)
 ATTENTION(deep, attention, Deep, ALL, half_t, NoMask)
 ATTENTION(deepest, attention, Deepest, ALL, bf16, ScoreMask<bf16>)
 ATTENTION(uneven, attention, Uneven, CAUSAL, bf16, ScoreMask<bf16>)
+ATTENTION(sentence_truth, attention, Sentence, ALL, bf16, ScoreMask<Truth>)
+ATTENTION(deep_truth, attention, Deep, CAUSAL, half_t, ScoreMask<Truth>)
 
 using Plain = PlainAttentionTile<32, 32, 4, 1, 4>;
 using PlainDeep = PlainAttentionTile<128, 128, 4, 2, 4>;
 using PlainUneven = PlainAttentionTile<12, 8, 4, 2, 4>;
 ATTENTION(plain, attention_f32, Plain, ALL, float, ScoreMask<float>)
 ATTENTION(plain_deep, attention_f32, PlainDeep, CAUSAL, float, NoMask)
+ATTENTION(plain_truth, attention_f32, Plain, CAUSAL, float, ScoreMask<Truth>)
 ATTENTION(plain_uneven, attention_f32, PlainUneven, ALL, float, NoMask)

@@ -19,6 +19,8 @@ using Uneven = WarpgroupTile<64, 128, 3, 64, 8>;
 ATTENTION(shallow, Shallow, ALL, bf16, ScoreMask<bf16>)
 ATTENTION(deep, Deep, ALL, bf16, NoMask)
 ATTENTION(deep_causal, Deep, CAUSAL, half_t, ScoreMask<float>)
+ATTENTION(shallow_truth, Shallow, CAUSAL, bf16, ScoreMask<Truth>)
+ATTENTION(deep_truth, Deep, ALL, half_t, ScoreMask<Truth>)
 ATTENTION(uneven, Uneven, CAUSAL, bf16, NoMask)
 
 #endif

@@ -1,5 +1,6 @@
 //! Attention: per block of tokens and head, the scores, their softmax and the product with the values, in a buffer that stays in
-//! the cache. Heads are read and written where they lie; nothing is transposed.
+//! the cache. Heads are read and written where they lie; nothing is transposed, and what causality hides from a whole block is
+//! not computed.
 
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -10,59 +11,93 @@ use super::gemm::required;
 use super::gemm::widen::{rounded, widened};
 use super::softmax::{Mask, softmax};
 use super::{Context, Kernel, KernelError};
+use crate::dtype::DType;
 use crate::op::attention::Attention;
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// Scores in flight per task: 256 KiB.
 const SCORES: usize = 64 * 1024;
 
-/// [batch, tokens, width], the heads side by side along the width.
-struct Interleaved<'a> {
+/// Heads side by side in rows of [batch, rows, heads·depth], or one after the other in [batch, heads, rows, depth].
+struct Heads<'a> {
     data: Cow<'a, [f32]>,
-    tokens: usize,
-    width: usize,
-    heads: usize,
+    rows: usize,
+    depth: usize,
+    /// Elements from one to the next.
+    batch_stride: usize,
+    head_stride: usize,
+    row_stride: usize,
 }
 
-impl<'a> Interleaved<'a> {
+impl<'a> Heads<'a> {
     fn new(x: TensorView<'a>, heads: usize) -> Result<Self, KernelError> {
-        Ok(Interleaved { data: widened("Attention", x)?, tokens: x.shape[1], width: x.shape[2], heads })
+        let data = widened("Attention", x)?;
+        Ok(match *x.shape {
+            [_, heads, rows, depth] => {
+                Heads { data, rows, depth, batch_stride: heads * rows * depth, head_stride: rows * depth, row_stride: depth }
+            }
+            [_, rows, width] => {
+                let depth = width / heads;
+                Heads { data, rows, depth, batch_stride: rows * width, head_stride: depth, row_stride: width }
+            }
+            _ => return Err(KernelError::Data(format!("an operand of Attention has {} axes", x.shape.len()))),
+        })
     }
 
-    /// One head of `rows` tokens from `first` on.
+    /// `rows` rows of one head from `first` on.
     fn head(&self, batch: usize, head: usize, first: usize, rows: usize) -> Strided<'_, f32> {
-        let cols = self.width / self.heads;
-        let start = (batch * self.tokens + first) * self.width + head * cols;
+        let start = batch * self.batch_stride + head * self.head_stride + first * self.row_stride;
         // Where there is no element there may be no start either.
-        Strided { data: self.data.get(start..).unwrap_or_default(), rows, cols, row_stride: self.width, col_stride: 1 }
+        let data = self.data.get(start..).unwrap_or_default();
+        Strided { data, rows, cols: self.depth, row_stride: self.row_stride, col_stride: 1 }
     }
 }
 
-/// An additive mask broadcast to [batch, heads, tokens, total].
+/// A mask broadcast to [batch, heads, tokens, total], as what is added to the scores.
 struct Masks<'a> {
-    data: &'a [f32],
+    data: Cow<'a, [f32]>,
     strides: [usize; 3],
     /// Elements per row: `total` or 1.
     row: usize,
+    /// Whether it only says which keys take part: −∞ or 0.
+    selects: bool,
 }
 
 impl<'a> Masks<'a> {
-    fn new(data: &'a [f32], shape: &[usize]) -> Self {
+    fn new(mask: TensorView<'a>) -> Result<Self, KernelError> {
+        let selects = mask.dtype == DType::Bool;
+        let data = if selects {
+            Cow::Owned(mask.data.iter().map(|&b| if b == 0 { f32::NEG_INFINITY } else { 0.0 }).collect())
+        } else {
+            widened("Attention", mask)?
+        };
         let mut extents = [1; 4];
-        extents[4 - shape.len()..].copy_from_slice(shape);
+        extents[4 - mask.shape.len()..].copy_from_slice(mask.shape);
         let mut strides = [0; 3];
         let mut step = extents[3];
         for axis in (0..3).rev() {
             strides[axis] = if extents[axis] == 1 { 0 } else { step };
             step *= extents[axis];
         }
-        Masks { data, strides, row: extents[3] }
+        Ok(Masks { data, strides, row: extents[3], selects })
     }
 
-    fn at(&self, index: [usize; 3], total: usize) -> Mask<'a> {
+    /// For the first `visible` of `total` keys.
+    fn at(&self, index: [usize; 3], visible: usize, total: usize) -> Mask<'_> {
         let start: usize = std::iter::zip(index, self.strides).map(|(i, stride)| i * stride).sum();
         let row = &self.data[start..][..self.row];
-        if self.row == 1 && total != 1 { Mask::Uniform(row[0]) } else { Mask::PerElement(row) }
+        if self.row == 1 && total != 1 { Mask::Uniform(row[0]) } else { Mask::PerElement(&row[..visible]) }
+    }
+}
+
+impl Mask<'_> {
+    /// Whether no key takes part.
+    fn hides_all(self) -> bool {
+        match self {
+            Mask::None => false,
+            Mask::Uniform(term) => term == f32::NEG_INFINITY,
+            Mask::PerElement(terms) => terms.iter().all(|t| *t == f32::NEG_INFINITY),
+        }
     }
 }
 
@@ -76,37 +111,47 @@ impl Kernel for Attention {
         if outputs[0].elements() == 0 {
             return Ok(());
         }
-        let operand = |i| Interleaved::new(required(inputs, i)?, self.heads);
-        let (query, key, value) = (operand(0)?, operand(1)?, operand(2)?);
-        let (tokens, total, value_width, value_depth) = (query.tokens, key.tokens, value.width, value.width / self.heads);
-        let mask = inputs.get(3).copied().flatten();
-        let mask = mask.map(|m| Ok::<_, KernelError>((widened("Attention", m)?, m.shape))).transpose()?;
-        let masks = mask.as_ref().map(|(data, shape)| Masks::new(data, shape));
+        let operand = |i, heads| Heads::new(required(inputs, i)?, heads);
+        let (query, key, value) = (operand(0, self.heads)?, operand(1, self.kv_heads)?, operand(2, self.kv_heads)?);
+        let (tokens, total, depth, width) = (query.rows, key.rows, value.depth, self.heads * value.depth);
+        let masks = inputs.get(3).copied().flatten().map(Masks::new).transpose()?;
+        // Keys that a query sees, those later than itself left out.
+        let visible = |query: usize| if self.causal { (query + 1 + total).saturating_sub(tokens) } else { total };
 
         // Rows few enough for the scores to stay in the cache and for every thread to have some, but worth a product each.
         let share = tokens.div_ceil(2 * rayon::current_num_threads());
         let rows = (SCORES / total.max(1)).min(share).max(16).min(tokens);
 
         let block = |batch: usize, first: usize, out: &mut [f32]| {
-            let rows = out.len() / value_width;
-            let (mut scores, mut heads_out) = (vec![0.0; rows * total], vec![0.0; rows * value_depth]);
+            let rows = out.len() / width;
+            // What none of the rows sees is not computed.
+            let keys = visible(first + rows - 1);
+            let (mut scores, mut head_out) = (vec![0.0; rows * keys], vec![0.0; rows * depth]);
             for head in 0..self.heads {
-                let (q, k) = (query.head(batch, head, first, rows), key.head(batch, head, 0, total));
-                let v = value.head(batch, head, 0, total);
+                let kv_head = head / self.group();
+                let (q, k) = (query.head(batch, head, first, rows), key.head(batch, kv_head, 0, keys));
+                let v = value.head(batch, kv_head, 0, keys);
                 multiply(&mut scores, q, RhsF32::Strided(k.transposed()), self.scale)?;
-                for (r, row) in scores.chunks_exact_mut(total.max(1)).enumerate() {
-                    softmax(row, masks.as_ref().map_or(Mask::None, |m| m.at([batch, head, first + r], total)));
+                for (r, row) in scores.chunks_exact_mut(keys.max(1)).enumerate() {
+                    let (seen, unseen) = row.split_at_mut(visible(first + r));
+                    let mask = masks.as_ref().map_or(Mask::None, |m| m.at([batch, head, first + r], seen.len(), total));
+                    if masks.as_ref().is_some_and(|m| m.selects) && mask.hides_all() {
+                        seen.fill(0.0);
+                    } else {
+                        softmax(seen, mask);
+                    }
+                    unseen.fill(0.0);
                 }
-                multiply(&mut heads_out, Strided::row_major(&scores, rows, total), RhsF32::Strided(v), 1.0)?;
-                for (to, from) in out.chunks_exact_mut(value_width).zip(heads_out.chunks_exact(value_depth)) {
-                    to[head * value_depth..][..value_depth].copy_from_slice(from);
+                multiply(&mut head_out, Strided::row_major(&scores, rows, keys), RhsF32::Strided(v), 1.0)?;
+                for (to, from) in out.chunks_exact_mut(width).zip(head_out.chunks_exact(depth)) {
+                    to[head * depth..][..depth].copy_from_slice(from);
                 }
             }
             Ok(())
         };
         rounded("Attention", &mut outputs[0], |out| {
-            out.par_chunks_mut(tokens * value_width).enumerate().try_for_each(|(batch, out)| {
-                out.par_chunks_mut(rows * value_width).enumerate().try_for_each(|(i, out)| block(batch, i * rows, out))
+            out.par_chunks_mut(tokens * width).enumerate().try_for_each(|(batch, out)| {
+                out.par_chunks_mut(rows * width).enumerate().try_for_each(|(i, out)| block(batch, i * rows, out))
             })
         })
     }
@@ -116,8 +161,9 @@ impl Kernel for Attention {
 mod tests {
     use super::*;
     use crate::cpu::eval;
-    use crate::dtype::DType;
+    use crate::dtype::Bool;
     use crate::op::elementwise::Cast;
+    use crate::op::layout::Transpose;
     use crate::tensor::Tensor;
 
     fn values(shape: &[usize], seed: usize) -> Tensor {
@@ -125,45 +171,57 @@ mod tests {
         Tensor::from_slice(shape, &x).unwrap()
     }
 
-    fn wide(x: &Tensor) -> Vec<f64> {
-        eval(&Cast { to: DType::F64 }.into(), &[Some(x.view())]).unwrap()[0].as_slice().unwrap().to_vec()
+    fn cast(x: &Tensor, to: DType) -> Tensor {
+        eval(&Cast { to }.into(), &[Some(x.view())]).unwrap().remove(0)
     }
 
-    /// The definition, by index arithmetic in f64.
+    fn wide(x: &Tensor) -> Vec<f64> {
+        cast(x, DType::F64).as_slice().unwrap().to_vec()
+    }
+
+    /// [batch, rows, heads·depth] as [batch, heads, rows, depth].
+    fn apart(x: &Tensor, heads: usize) -> Tensor {
+        let [batch, rows, width] = dims(x);
+        let x = x.clone().reshaped(&[batch, rows, heads, width / heads]).unwrap();
+        eval(&Transpose { perm: vec![0, 2, 1, 3] }.into(), &[Some(x.view())]).unwrap().remove(0)
+    }
+
+    /// The definition, by index arithmetic in f64; heads side by side.
     fn reference(op: Attention, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Vec<f64> {
-        let ([batch, tokens, width], [_, total, value_width]) = (dims(q), dims(v));
-        let (d, e) = (width / op.heads, value_width / op.heads);
+        let ([batch, tokens, width], [_, total, kv_width], [_, _, value_width]) = (dims(q), dims(k), dims(v));
+        let (d, e, group) = (width / op.heads, value_width / op.kv_heads, op.heads / op.kv_heads);
         let (q, k, v) = (wide(q), wide(k), wide(v));
+        let term = mask.map(|m| (m.shape(), wide(m), m.dtype() == DType::Bool));
         let mask_at = |index: [usize; 4]| {
-            mask.map_or(0.0, |m| {
+            term.as_ref().map_or(0.0, |(shape, terms, selects)| {
                 let mut offset = 0;
-                for (&extent, i) in m.shape().iter().zip(&index[4 - m.shape().len()..]) {
+                for (&extent, i) in shape.iter().zip(&index[4 - shape.len()..]) {
                     offset = offset * extent + if extent == 1 { 0 } else { *i };
                 }
-                wide(m)[offset]
+                match (selects, terms[offset]) {
+                    (true, 0.0) => f64::NEG_INFINITY,
+                    (true, _) => 0.0,
+                    (false, term) => term,
+                }
             })
         };
-        let mut out = vec![0.0; batch * tokens * value_width];
-        for b in 0..batch {
-            for h in 0..op.heads {
-                for s in 0..tokens {
-                    let scores: Vec<f64> = (0..total)
-                        .map(|t| {
-                            let dot: f64 = (0..d)
-                                .map(|i| q[(b * tokens + s) * width + h * d + i] * k[(b * total + t) * width + h * d + i])
-                                .sum();
-                            dot * f64::from(op.scale) + mask_at([b, h, s, t])
-                        })
-                        .collect();
-                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
-                    let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
-                    for i in 0..e {
-                        out[(b * tokens + s) * value_width + h * e + i] = (0..total)
-                            .map(|t| (scores[t] - max).exp() / sum * v[(b * total + t) * value_width + h * e + i])
-                            .sum();
+        let mut out = Vec::new();
+        for (b, s, h) in (0..batch).flat_map(|b| (0..tokens).flat_map(move |s| (0..op.heads).map(move |h| (b, s, h)))) {
+            let scores: Vec<f64> = (0..total)
+                .map(|t| {
+                    if op.causal && t + tokens > s + total {
+                        return f64::NEG_INFINITY;
                     }
-                }
-            }
+                    let (q, k) =
+                        (&q[(b * tokens + s) * width + h * d..][..d], &k[(b * total + t) * kv_width + h / group * d..][..d]);
+                    q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(op.scale) + mask_at([b, h, s, t])
+                })
+                .collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
+            let value = |t: usize, i: usize| v[(b * total + t) * value_width + h / group * e + i];
+            let mean = |i| (0..total).map(|t| (scores[t] - max).exp() / sum * value(t, i)).sum();
+            out.extend((0..e).map(|i| if sum == 0.0 { 0.0 } else { mean(i) }));
         }
         out
     }
@@ -174,31 +232,42 @@ mod tests {
 
     #[test]
     fn matches_the_definition() {
-        for (heads, batch, tokens, total, d, e, mask) in [
-            (1, 1, 1, 1, 1, 1, None),
-            (3, 2, 5, 7, 4, 6, Some(&[2usize, 1, 1, 7][..])),
-            (2, 2, 37, 33, 8, 8, Some(&[37, 33])),
-            (2, 1, 70, 21, 16, 16, Some(&[1, 2, 70, 21])),
-            (2, 1, 3, 5, 2, 2, Some(&[2, 3, 1])),
-            (2, 3, 4, 1, 2, 3, Some(&[1])),
-            (4, 1, 300, 300, 32, 32, Some(&[])),
+        for (heads, kv_heads, [batch, tokens, total], d, e, mask) in [
+            (1, 1, [1, 1, 1], 1, 1, None),
+            (3, 3, [2, 5, 7], 4, 6, Some(&[2usize, 1, 1, 7][..])),
+            (2, 1, [2, 37, 33], 8, 8, Some(&[37, 33])),
+            (2, 2, [1, 70, 21], 16, 16, Some(&[1, 2, 70, 21])),
+            (6, 2, [1, 3, 5], 2, 2, Some(&[6, 3, 1])),
+            (2, 2, [3, 4, 1], 2, 3, Some(&[1])),
+            (4, 2, [1, 130, 130], 16, 16, Some(&[])),
+            (6, 3, [2, 40, 57], 8, 4, None),
         ] {
-            let (q, k) = (values(&[batch, tokens, heads * d], 1), values(&[batch, total, heads * d], 2));
-            let v = values(&[batch, total, heads * e], 3);
+            let (q, k) = (values(&[batch, tokens, heads * d], 1), values(&[batch, total, kv_heads * d], 2));
+            let v = values(&[batch, total, kv_heads * e], 3);
             let mask = mask.map(|shape| values(shape, 4));
-            let op = Attention { heads, scale: 1.5 };
-            for dtype in [DType::F32, DType::F16, DType::Bf16] {
-                let cast = |x: &Tensor| eval(&Cast { to: dtype }.into(), &[Some(x.view())]).unwrap().remove(0);
-                let (q, k, v, mask) = (cast(&q), cast(&k), cast(&v), mask.as_ref().map(cast));
-                let inputs = [Some(q.view()), Some(k.view()), Some(v.view()), mask.as_ref().map(Tensor::view)];
-                let got = wide(&eval(&op.into(), &inputs).unwrap()[0]);
-                let tolerance = match dtype {
-                    DType::F32 => 2e-6,
-                    DType::F16 => 1e-3,
-                    _ => 8e-3,
-                };
-                for (got, want) in got.iter().zip(reference(op, &q, &k, &v, mask.as_ref())) {
-                    assert!((got - want).abs() <= tolerance, "{op:?} {dtype}: {got}, not {want}");
+            for (dtype, causal) in [DType::F32, DType::F16, DType::Bf16].into_iter().flat_map(|d| [(d, false), (d, true)]) {
+                let op = Attention { heads, kv_heads, scale: 1.5, causal };
+                let [q, k, v] = [&q, &k, &v].map(|x| cast(x, dtype));
+                // Below an eighth no key takes part, so that some rows have none.
+                let selection = mask.as_ref().map(|m| {
+                    let bytes: Vec<Bool> = m.as_slice::<f32>().unwrap().iter().map(|v| Bool(u8::from(*v > 0.125))).collect();
+                    Tensor::from_slice(m.shape(), &bytes).unwrap()
+                });
+                for mask in [mask.as_ref().map(|m| cast(m, dtype)), selection] {
+                    let want = reference(op, &q, &k, &v, mask.as_ref());
+                    for operands in [[q.clone(), k.clone(), v.clone()], [apart(&q, heads), k.clone(), apart(&v, kv_heads)]] {
+                        let mut inputs: Vec<_> = operands.iter().map(|x| Some(x.view())).collect();
+                        inputs.push(mask.as_ref().map(Tensor::view));
+                        let got = wide(&eval(&op.into(), &inputs).unwrap()[0]);
+                        let tolerance = match dtype {
+                            DType::F32 => 2e-6,
+                            DType::F16 => 1e-3,
+                            _ => 8e-3,
+                        };
+                        for (got, want) in got.iter().zip(&want) {
+                            assert!((got - want).abs() <= tolerance, "{op:?} {dtype}: {got}, not {want}");
+                        }
+                    }
                 }
             }
         }
@@ -207,13 +276,16 @@ mod tests {
     #[test]
     fn nothing_to_attend_to_gives_zeros_and_masked_rows_nan() {
         let (q, none) = (values(&[1, 2, 4], 1), values(&[1, 0, 4], 1));
-        let op = Attention { heads: 2, scale: 1.0 }.into();
+        let op = Attention { heads: 2, kv_heads: 2, scale: 1.0, causal: false }.into();
         let out = eval(&op, &[Some(q.view()), Some(none.view()), Some(none.view())]).unwrap();
         assert_eq!(out[0].as_slice::<f32>().unwrap(), [0.0; 8]);
         let mask = Tensor::from_slice(&[2, 2], &[0.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY]).unwrap();
-        let out = eval(&op, &[Some(q.view()), Some(q.view()), Some(q.view()), Some(mask.view())]).unwrap();
-        let (seen, masked) = out[0].as_slice::<f32>().unwrap().split_at(4);
-        assert_eq!(seen, &q.as_slice::<f32>().unwrap()[..4]);
-        assert!(masked.iter().all(|v| v.is_nan()));
+        let selection = Tensor::from_slice(&[2, 2], &[1, 0, 0, 0].map(Bool)).unwrap();
+        for (mask, is_zero) in [(&mask, false), (&selection, true)] {
+            let out = eval(&op, &[Some(q.view()), Some(q.view()), Some(q.view()), Some(mask.view())]).unwrap();
+            let (seen, masked) = out[0].as_slice::<f32>().unwrap().split_at(4);
+            assert_eq!(seen, &q.as_slice::<f32>().unwrap()[..4]);
+            assert!(masked.iter().all(|v| if is_zero { *v == 0.0 } else { v.is_nan() }));
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
-use sliderun::op::Op;
-use sliderun::op::attention::Attention;
+use sliderun::op::attention::{Attention, HeadsOf};
+use sliderun::op::{Op, TensorType};
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
 use super::builder::{Form, Generated, KernelBuilder, Other, ceil_div, element_type, float};
@@ -20,6 +20,8 @@ struct Tile {
     threads: usize,
     queries: usize,
     shared_bytes: usize,
+    /// Whether its blocks go on from tile to tile, where there are such of unequal work in pairs.
+    paired: bool,
 }
 
 impl Tile {
@@ -46,7 +48,13 @@ impl Tile {
             threads: 128 * (warpgroups + 1),
             queries,
             shared_bytes: 1024 - 16 + 2 * queries * d + slots * 2 * keys * d.max(e) + 8 * (2 + 2 * slots),
+            paired: true,
         }
+    }
+
+    /// Tiles of queries that a block of its own does: an early and a late one where later ones see more, so that blocks have the same to do.
+    fn tiles(&self, causal: bool) -> usize {
+        if causal && self.paired { 2 } else { 1 }
     }
 
     fn tensor_cores(d: usize, e: usize, [query_warps, key_warps, key_tile, stages]: [usize; 4]) -> Tile {
@@ -64,6 +72,7 @@ impl Tile {
             threads: 32 * query_warps * key_warps,
             queries,
             shared_bytes: (staged + queried).max(merged),
+            paired: false,
         }
     }
 
@@ -78,6 +87,7 @@ impl Tile {
             threads: 32 * warps,
             queries,
             shared_bytes: 4 * ((queries + keys) * depth_row + keys * e + queries * (keys + 4)),
+            paired: false,
         }
     }
 }
@@ -99,44 +109,55 @@ pub fn reads_through(program: &Program, split: &Step, attention: &Step) -> bool 
 pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Step, op: &Attention) -> Result<Generated, String> {
     let mut b = KernelBuilder::new(program, launch, "attention");
     let operand = |i: usize| step.inputs[i].expect("the type rules demand this operand");
-    let (query, value) = (b.ty(operand(0)).clone(), b.ty(operand(2)).clone());
-    let depth = |width: &Dim| width.as_usize().map(|w| w / op.heads).filter(|d| (8..=256).contains(d) && d.is_multiple_of(8));
-    let (Some(d), Some(e)) = (depth(&query.shape[2]), depth(&value.shape[2])) else {
+    let of = |b: &KernelBuilder<'_>, i: usize, heads: usize| {
+        HeadsOf::of(b.ty(operand(i)), heads).expect("the type rules have checked it")
+    };
+    let (query, key, value) = (of(&b, 0, op.heads), of(&b, 1, op.kv_heads), of(&b, 2, op.kv_heads));
+    let dtype = b.ty(operand(0)).dtype;
+    let depth = |of: &HeadsOf, heads: usize| {
+        of.width.as_usize().map(|w| w / heads).filter(|d| (8..=256).contains(d) && d.is_multiple_of(8))
+    };
+    let (Some(d), Some(e)) = (depth(&query, op.heads), depth(&value, op.kv_heads)) else {
         return Err(format!(
-            "{} heads of widths {} and {}, where 8 to 256 in eights is supported",
-            op.heads, query.shape[2], value.shape[2]
+            "{} heads of {} in all for queries and {} of {} for values, where depths of 8 to 256 in eights are supported",
+            op.heads, query.width, op.kv_heads, value.width
         ));
     };
-    let (tile, bulk) = match query.dtype {
+    let (tile, bulk) = match dtype {
         DType::F32 => (Tile::plain(d, e), None),
         _ => (Tile::latency(d, e), Tile::bulk(d, e)),
     };
     let whole_panels = [d, e].iter().all(|depth| [64, 128].contains(depth));
-    let warpgroups = (query.dtype != DType::F32 && whole_panels).then(|| Tile::warpgroups(d, e, &b.extent(&query.shape[0])));
-    let c = element_type(query.dtype);
-    let heads = |b: &mut KernelBuilder<'_>, pointer: String, of: ValueId| {
-        let [_, rows, width] = b.ty(of).shape.as_slice() else { unreachable!("the type rules demand rank 3") };
-        let (batch, row) = (b.long_extent(&(rows.clone() * width.clone())), b.long_extent(width));
-        format!("{{{pointer}, {batch}, {row}}}")
+    let warpgroups = (dtype != DType::F32 && whole_panels).then(|| Tile::warpgroups(d, e, &b.extent(&query.batch)));
+    let c = element_type(dtype);
+    // `ty`: of what is in memory, of which the heads may be some columns.
+    let heads = |b: &mut KernelBuilder<'_>, pointer: String, ty: &TensorType, depth: usize| {
+        let (batch, head, row) = match ty.shape.as_slice() {
+            [_, rows, width] => (rows.clone() * width.clone(), Dim::from(depth), width.clone()),
+            [_, heads, rows, depth] => {
+                (heads.clone() * rows.clone() * depth.clone(), rows.clone() * depth.clone(), depth.clone())
+            }
+            _ => unreachable!("the type rules demand rank 3 or 4"),
+        };
+        format!("{{{pointer}, {}, {}, {}}}", b.long_extent(&batch), b.long_extent(&head), b.long_extent(&row))
     };
-    let [q, k, v] = [0, 1, 2].map(|i| {
+    let [q, k, v] = [(0, d), (1, d), (2, e)].map(|(i, depth)| {
         let id = operand(i);
-        match split.and_then(|split| Some((split, split.outputs.iter().position(|o| *o == id)?))) {
+        let (whole, pointer) = match split.and_then(|split| Some((split, split.outputs.iter().position(|o| *o == id)?))) {
             Some((split, part)) => {
                 let whole = split.inputs[0].expect("the type rules demand this operand");
                 let start = split.outputs[..part].iter().fold(Dim::from(0), |sum, o| sum + b.ty(*o).shape[2].clone());
-                let (pointer, start) = (b.input(whole), b.long_extent(&start));
-                heads(&mut b, format!("{pointer} + {start}"), whole)
+                (whole, format!("{} + {}", b.input(whole), b.long_extent(&start)))
             }
-            None => {
-                let pointer = b.input(id);
-                heads(&mut b, pointer, id)
-            }
-        }
+            None => (id, b.input(id)),
+        };
+        let ty = b.ty(whole);
+        heads(&mut b, pointer, ty, depth)
     });
     let out = b.output(step.outputs[0]);
-    let out = heads(&mut b, out, step.outputs[0]);
-    let (tokens, total) = (query.shape[1].clone(), value.shape[1].clone());
+    let ty = b.ty(step.outputs[0]);
+    let out = heads(&mut b, out, ty, e);
+    let (tokens, total) = (query.rows.clone(), key.rows.clone());
     let (mask, mask_type) = match step.inputs.get(3).copied().flatten() {
         None => ("{}".to_owned(), "slide::NoMask".to_owned()),
         Some(id) => {
@@ -154,19 +175,22 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         }
     };
     let (tokens_text, total_text) = (b.extent(&tokens), b.extent(&total));
+    let visibility = if op.causal { "CAUSAL" } else { "ALL" };
     let form = |tile: Tile| Form {
-        blocks: query.shape[0].clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries),
+        blocks: query.batch.clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries * tile.tiles(op.causal)),
         threads: tile.threads,
         shared_bytes: tile.shared_bytes,
         body: format!(
             "    static_assert({0}::THREADS == {1} && {0}::SHARED_BYTES == {2}, \"as the plan launches it\");\n    \
              extern __shared__ __align__(16) unsigned char shared[];\n    \
-             const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {3}, 1, {tokens_text}, {total_text}, {4}, 0}};\n    \
-             slide::{5}<{0}, slide::Visibility::ALL>(arguments, {6}shared);\n",
+             const slide::AttentionArguments<{c}, {mask_type}> arguments{{{q}, {k}, {v}, {out}, {mask}, {3}, {4}, {tokens_text}, {total_text}, {5}, \
+             {total_text} - {tokens_text}}};\n    \
+             slide::{6}<{0}, slide::Visibility::{visibility}>(arguments, {7}shared);\n",
             tile.cpp,
             tile.threads,
             tile.shared_bytes,
             op.heads,
+            op.group(),
             float(op.scale),
             tile.function,
             tile.extra,

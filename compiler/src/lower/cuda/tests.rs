@@ -326,6 +326,40 @@ fn attention_is_launched_as_its_tiles_want() {
     }
 }
 
+/// Heads side by side and apart, more of queries than of keys, every kind of mask, causality: all of it compiles, and says so.
+#[test]
+fn attention_of_every_kind() {
+    for (dtype, forms) in [("bf16", 3), ("f32", 1)] {
+        let text = format!(
+            r#"
+            symbols {{ b: 1..8, s: 1..64, t: 64..128 }}
+            input %q: {dtype}[b, s, 384]
+            input %q4: {dtype}[b, 6, s, 64]
+            input %k: {dtype}[b, 2, t, 64]
+            input %v: {dtype}[b, t, 128]
+            input %m: bool[b, 1, s, t]
+            input %n: {dtype}[t]
+            %a = Attention(%q, %k, %v) {{heads: 6, kv_heads: 2, scale: 0.125, causal: true}}
+            %b = Attention(%q4, %k, %v, %m) {{heads: 6, kv_heads: 2, scale: 0.125, causal: true}}
+            %c = Attention(%q4, %k, %v, %n) {{heads: 6, kv_heads: 2, scale: 0.125, causal: false}}
+            output "a" = %a
+            output "b" = %b
+            output "c" = %c"#
+        );
+        let scheduled = schedule(&program(&text)).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        compiles(&scheduled.source);
+        assert_eq!(scheduled.source.matches("Visibility::CAUSAL").count(), 2 * forms);
+        assert_eq!(scheduled.source.matches("ScoreMask<slide::Truth>").count(), forms);
+        let Work::Kernel(a) = &scheduled.launches[0].work else { panic!("{:?}", scheduled.launches) };
+        assert_eq!(a.forms.len() + 1, forms);
+        for form in &a.forms {
+            // Where later queries see more, a block of warpgroups takes two tiles.
+            let queries = if form.resident { 256 } else { 64 };
+            assert_eq!(form.blocks.to_string(), format!("6*b*div(s+{},{queries})", queries - 1));
+        }
+    }
+}
+
 /// What layers do alike is defined and compiled once.
 #[test]
 fn equal_launches_share_a_kernel() {
