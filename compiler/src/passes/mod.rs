@@ -24,6 +24,7 @@ mod fuse_bias;
 mod fuse_gelu;
 mod fuse_layer_norm;
 mod fuse_rms_norm;
+mod fuse_rotary;
 mod fuse_silu;
 mod lift;
 pub mod matching;
@@ -34,6 +35,7 @@ pub(crate) mod product;
 mod prune;
 pub mod report;
 pub mod rewrite;
+mod row_elements;
 mod split_epilogues;
 
 pub use report::{PassReport, Verdict};
@@ -49,6 +51,7 @@ pub const PIPELINE: &[Pass] = &[
     fuse_gelu::PASS,
     fuse_silu::PASS,
     fuse_bias::PASS,
+    fuse_rotary::PASS,
     prune::PASS,
     choose::PASS,
     fuse_attention::PASS,

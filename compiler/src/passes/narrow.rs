@@ -59,7 +59,13 @@ pub fn held_as(options: &CompileOptions) -> Option<DType> {
 /// The operators that angles are computed with: what leads to a sine or cosine, back to where numbers are of a model's making anyway.
 fn angles(graph: &Graph) -> BTreeSet<NodeId> {
     let functions = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::Unary(Unary::Sin | Unary::Cos | Unary::Tan)));
-    leading_to(graph, graph.node_ids().into_iter().filter(functions).collect())
+    let mut open: Vec<NodeId> = graph.node_ids().into_iter().filter(functions).collect();
+    for id in graph.node_ids() {
+        if let Some(Op::Rotary(_)) = graph.node(id).op() {
+            open.extend([1, 2].into_iter().filter_map(|slot| graph.operand(id, slot)).map(|v| v.node));
+        }
+    }
+    leading_to(graph, open)
 }
 
 /// The operators that additive masks of scores are computed with: rounded from their constants on, the large negative numbers stay finite, where a
@@ -145,10 +151,17 @@ impl Narrower<'_> {
             // Its library rounds the sums to what it multiplied.
             Op::SparseGemm(_) => true,
             op if multiplies(op) => true,
-            op if moves(op) || matches!(op, Op::Cast(_) | Op::DenseGemm(_) | Op::Dequant(_)) => of_multiplied.contains(&id),
-            // What reads nothing but 16-bit values and is rounded by its readers loses nothing.
-            _ => of_multiplied.contains(&id) && self.graph.operands(id).iter().flatten().all(|v| self.known.contains_key(v)),
+            // What only moves 16-bit values, or reads nothing else and is rounded by its readers, loses nothing.
+            op if moves(op) => of_multiplied.contains(&id) || self.reads_narrow(id, op),
+            Op::Cast(_) | Op::DenseGemm(_) | Op::Dequant(_) => of_multiplied.contains(&id),
+            op => of_multiplied.contains(&id) && self.reads_narrow(id, op),
         }
+    }
+
+    /// Whether all that an operator reads, but what it wants in f32, is held in 16 bits.
+    fn reads_narrow(&self, id: NodeId, op: &Op) -> bool {
+        let narrow = |(slot, v): (usize, Option<ValueRef>)| v.is_none_or(|v| keeps(op, slot) || self.known.contains_key(&v));
+        self.graph.operands(id).into_iter().enumerate().all(narrow)
     }
 
     /// Puts an operator on 16-bit operands and results beside one on f32, whose users it leaves a Cast back; those that are narrowed
@@ -245,7 +258,8 @@ impl Narrower<'_> {
 fn keeps(op: &Op, slot: usize) -> bool {
     match op {
         Op::Dequant(_) => slot > 0,
-        Op::Resize(_) => slot > 0,
+        // Cosines and sines.
+        Op::Resize(_) | Op::Rotary(_) => slot > 0,
         _ => false,
     }
 }

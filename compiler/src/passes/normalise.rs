@@ -2,12 +2,14 @@
 //!
 //! Operators that change nothing go; chains of Reshape and of Transpose become one; arithmetic with a neutral element goes
 //! where the result is the same bit for bit; a Gemm that only multiplies and adds becomes MatMul and Add, with the bias kept; the
-//! constant right-hand side of a MatMul loses leading extents of 1.
+//! constant right-hand side of a MatMul loses leading extents of 1; a MatMul that adds nothing up becomes Mul; GatherND and GatherElements
+//! that take whole rows become Gather.
 
 use sliderun::dim::Dim;
 use sliderun::op::Op;
 use sliderun::op::elementwise::Binary;
 use sliderun::op::gemm::{Gemm, MatMul};
+use sliderun::op::index::{Gather, GatherElements, GatherNd};
 use sliderun::op::layout::{Reshape, Transpose};
 
 use super::matching::splat;
@@ -22,7 +24,8 @@ pub const PASS: Pass =
 type Rule = fn(&mut Graph, NodeId) -> Result<Option<Replacement>, PassError>;
 
 /// Tried in order on each node.
-const RULES: &[Rule] = &[no_op, neutral_element, reshape_chain, transpose_chain, gemm, matrix_rhs];
+const RULES: &[Rule] =
+    &[no_op, neutral_element, reshape_chain, transpose_chain, gemm, matrix_rhs, outer_product, gather_nd, gather_elements];
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     rewrite(graph, context, |graph, id, _| {
@@ -155,4 +158,56 @@ fn matrix_rhs(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, Pass
     let b = emit(graph, &format!("{name}.rhs"), Reshape { shape: matrix }, &[b])?;
     let value = emit(graph, &name, MatMul::default(), &[a, b])?;
     Ok(Some(Replacement::new(value, "right-hand side became a matrix")))
+}
+
+/// `a·b` with K = 1: an outer product.
+fn outer_product(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassError> {
+    let Some(Op::MatMul(MatMul { activation: None })) = graph.node(id).op() else { return Ok(None) };
+    let [Some(a), Some(b)] = graph.operands(id)[..] else { return Ok(None) };
+    let matrices = graph.ty(a).rank() >= 2 && graph.ty(b).rank() >= 2;
+    if !matrices || !graph.ty(a).shape.last().is_some_and(Dim::is_one) {
+        return Ok(None);
+    }
+    let name = graph.node(id).name.clone();
+    let value = emit(graph, &name, Binary::Mul, &[a, b])?;
+    let same = graph.ty(value) == graph.ty(ValueRef { node: id, slot: 0 });
+    Ok(same.then(|| Replacement::new(value, "MatMul of one column and one row became Mul")))
+}
+
+/// GatherND with indices of one axis.
+fn gather_nd(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassError> {
+    let Some(Op::GatherNd(GatherNd { batch_dims: 0 })) = graph.node(id).op() else { return Ok(None) };
+    let (Some(data), Some(indices)) = (graph.operand(id, 0), graph.operand(id, 1)) else { return Ok(None) };
+    let Some((last, shape)) = graph.ty(indices).shape.split_last() else { return Ok(None) };
+    if !last.is_one() {
+        return Ok(None);
+    }
+    let (name, shape) = (graph.node(id).name.clone(), shape.to_vec());
+    let indices = emit(graph, &format!("{name}.indices"), Reshape { shape }, &[indices])?;
+    let value = emit(graph, &name, Gather { axis: 0 }, &[data, indices])?;
+    Ok(Some(Replacement::new(value, "GatherND along one axis became Gather")))
+}
+
+/// GatherElements along axis 1 of matrices that are all the same, by indices that are the same along rows.
+fn gather_elements(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassError> {
+    let Some(Op::GatherElements(GatherElements { axis: 1 })) = graph.node(id).op() else { return Ok(None) };
+    let (Some(data), Some(indices)) = (graph.operand(id, 0), graph.operand(id, 1)) else { return Ok(None) };
+    // What is repeated along one axis, where it has one element.
+    let repeated = |value: ValueRef, axis: usize| {
+        let Some(Op::Tile(_) | Op::Expand(_)) = graph.producer(value) else { return None };
+        let one = graph.operand(value.node, 0)?;
+        let (before, after) = (&graph.ty(one).shape, &graph.ty(value).shape);
+        let rest = before.len() == 3 && after.len() == 3 && (0..3).all(|a| a == axis || before[a] == after[a]);
+        (rest && before[axis].is_one()).then_some(one)
+    };
+    let (Some(matrix), Some(index)) = (repeated(data, 0), repeated(indices, 2)) else { return Ok(None) };
+    let (matrix_shape, index_shape) = (graph.ty(matrix).shape[1..].to_vec(), graph.ty(index).shape[..2].to_vec());
+    if graph.ty(data).shape[0] != index_shape[0] || graph.ty(indices).shape[2] != matrix_shape[1] {
+        return Ok(None);
+    }
+    let name = graph.node(id).name.clone();
+    let matrix = emit(graph, &format!("{name}.rows"), Reshape { shape: matrix_shape }, &[matrix])?;
+    let index = emit(graph, &format!("{name}.indices"), Reshape { shape: index_shape }, &[index])?;
+    let value = emit(graph, &name, Gather { axis: 0 }, &[matrix, index])?;
+    Ok(Some(Replacement::new(value, "GatherElements of whole rows became Gather")))
 }

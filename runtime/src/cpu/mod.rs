@@ -29,6 +29,7 @@ mod promote;
 mod quantize;
 mod reduce;
 mod resize;
+mod rotary;
 mod scatter;
 mod softmax;
 mod sparse;

@@ -27,6 +27,7 @@ pub mod norm;
 pub mod quantize;
 pub mod reduce;
 pub mod resize;
+pub mod rotary;
 pub mod sparse;
 
 /// Calls `$callback! { Variant(path::Type), … }` with the one table of operators.
@@ -77,6 +78,7 @@ macro_rules! for_each_op {
             Gemm(gemm::Gemm),
             Einsum(gemm::Einsum),
             MatMulInteger(gemm::MatMulInteger),
+            Rotary(rotary::Rotary),
             Attention(attention::Attention),
             Conv(conv::Conv),
             Pool(conv::Pool),

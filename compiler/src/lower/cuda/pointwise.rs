@@ -8,6 +8,7 @@ use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Unary};
 use sliderun::op::layout::PadMode;
+use sliderun::op::rotary::Rotary;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -43,7 +44,7 @@ pub fn supports(program: &Program, step: &Step) -> Result<(), Unsupported> {
         Op::Where(_) | Op::Clip(_) | Op::Cast(_) | Op::Transpose(_) | Op::Expand(_) | Op::Slice(_) | Op::Concat(_) => Ok(()),
         Op::Split(_) | Op::Tile(_) | Op::Trilu(_) | Op::Gather(_) | Op::Extents(_) | Op::Range(_) => Ok(()),
         Op::Pad(p) if p.mode == PadMode::Constant => Ok(()),
-        Op::BatchNorm(_) | Op::Resize(_) => Ok(()),
+        Op::BatchNorm(_) | Op::Resize(_) | Op::Rotary(_) => Ok(()),
         op => Err(op.name().to_owned()),
     }
 }
@@ -293,6 +294,7 @@ impl<'p> Writer<'p> {
                 format!("(({x} - {mean}) * ({scale} / sqrtf({variance} + {})) + {bias})", float(op.epsilon))
             }
             Op::Resize(op) => self.resize(step, op, coordinates),
+            Op::Rotary(op) => self.rotary(step, *op, coordinates),
             Op::Pad(op) => self.pad(step, &op.pads, coordinates, result.dtype),
             Op::Concat(op) => self.concat(step, op.axis, coordinates, result.dtype),
             Op::Gather(op) => self.gather(step, op.axis, coordinates),
@@ -347,6 +349,41 @@ impl<'p> Writer<'p> {
         self.block(&format!("if ({})", tests.join(" && ")), |w| {
             let x = w.read(id, &inside);
             w.line(&format!("{to} = {x};"));
+        });
+        to
+    }
+
+    fn rotary(&mut self, step: &Step, op: Rotary, coordinates: &[String]) -> String {
+        let [x, cos, sin] = [0, 1, 2].map(|i| step.inputs[i].expect("Rotary has this operand"));
+        let ty = self.builder.ty(x).clone();
+        let last = ty.rank() - 1;
+        let (_, depth) = op.tokens_and_depth(&ty).expect("the type rules demand whole heads");
+        let (depth, pairs) = (self.builder.extent(&depth), op.rotated / 2);
+        let element = if last == 2 { format!("{} % {depth}", coordinates[2]) } else { coordinates[3].clone() };
+        let element = self.bind("int", &element);
+        let straight = self.read(x, coordinates);
+        let to = self.variable(ty.dtype, &straight);
+        self.block(&format!("if ({element} < {})", op.rotated), |w| {
+            let (first, pair, distance) = match op.interleaved {
+                true => (format!("{element} % 2 == 0"), format!("{element} / 2"), 1),
+                false => (format!("{element} < {pairs}"), format!("{element} % {pairs}"), pairs),
+            };
+            let (first, pair) = (w.bind("bool", &first), w.bind("int", &pair));
+            let mut other = coordinates.to_vec();
+            other[last] = format!("({} + ({first} ? {distance} : -{distance}))", coordinates[last]);
+            let other = w.read(x, &other);
+            let at = [coordinates[0].clone(), coordinates[last - 1].clone(), pair];
+            let mut turned = Vec::new();
+            for table in [cos, sin] {
+                let extents = w.builder.ty(table).shape.clone();
+                let shape = [ty.shape[0].clone(), extents[1].clone(), extents[2].clone()];
+                let at = w.broadcast(table, &shape, &at);
+                turned.push(w.read(table, &at));
+            }
+            let [cos, sin] = [&turned[0], &turned[1]];
+            let [straight, other] =
+                [(&straight, cos), (&other, sin)].map(|(x, table)| w.bind("float", &format!("slide::times({x}, {table})")));
+            w.line(&format!("{to} = {first} ? slide::minus({straight}, {other}) : slide::plus({straight}, {other});"));
         });
         to
     }
