@@ -21,6 +21,7 @@ pub mod run;
 pub mod symbols;
 #[cfg(feature = "cuda")]
 pub mod tune;
+pub mod turns;
 
 use std::io;
 use std::path::PathBuf;

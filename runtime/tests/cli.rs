@@ -118,6 +118,41 @@ fn inspect_and_bench_report() {
 }
 
 #[test]
+fn turns_answer_each_command_and_outlive_wrong_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    write_plan(folder.path());
+    let x = Tensor::from_slice(&[2, 2], &[1f32, 0.0, 0.0, 1.0]).unwrap();
+    let mut file = Vec::new();
+    npy::write(x.view(), &mut file).unwrap();
+    std::fs::write(folder.path().join("x.npy"), file).unwrap();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sliderun"));
+    command.current_dir(folder.path()).args(["turns", "product.slide", "--threads", "1"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let commands = "outputs early\ninputs nowhere\ninputs .\nburst 0.001\nburst long\nsteady 0\n\nlaunches\noutputs out\nrest\n";
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), commands.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let answers: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [loaded, early, missing, ready, burst, long, steady, launches, written, rest] = answers.as_slice() else {
+        panic!("{answers:#?}");
+    };
+    assert_eq!(loaded["inputs"][0], "x: f32[batch, 2]");
+    let error = |answer: &serde_json::Value, part: &str| assert!(answer["error"].as_str().unwrap().contains(part), "{answer}");
+    error(early, "x");
+    error(missing, "nowhere/x.npy");
+    error(long, "'long' is no number of seconds");
+    error(rest, "'rest' is no command");
+    assert!(ready["run_us"].as_f64().unwrap() > 0.0 && steady["run_us"].as_f64().unwrap() > 0.0);
+    assert!(burst["latency"]["runs"].as_u64().unwrap() >= 5 && steady["runs"] == 5);
+    assert_eq!(launches["launches"], serde_json::json!([]));
+    assert_eq!(written["files"], serde_json::json!(["out/a_y.npy"]));
+    let y = npy::read(&std::fs::read(folder.path().join("out/a_y.npy")).unwrap(), None).unwrap();
+    assert_eq!(y.as_slice::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
 fn exit_codes_and_messages() {
     let folder = tempfile::tempdir().unwrap();
     let plan = write_plan(folder.path());

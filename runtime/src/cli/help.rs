@@ -9,6 +9,7 @@ Commands:
   run       Run a plan on .npy files or random inputs
   inspect   Show what a plan says of itself
   bench     Measure a plan's latency
+  turns     Measure a plan whenever standard input says so, in turns with others
   check     Compare a GPU's results with the CPU's, launch by launch
   churn     Run many shapes on a GPU, and see that nothing grows
   tune      Find and keep the fastest algorithms of a plan's products on a GPU
@@ -139,4 +140,25 @@ Usage: sliderun bench PLAN [OPTIONS]
 
 Example:
   sliderun bench model.slide --shape batch=4,seq=128 --threads 2
+";
+
+pub const TURNS: &str = "\
+Load a plan and measure it whenever standard input says so, so that several engines can take
+turns in one run. Says with a line of JSON what was loaded, then answers each command with one:
+
+  inputs DIR      Take each input from DIR/NAME.npy and make their shape ready
+  outputs DIR     Run once and write the outputs there, one .npy file each
+  burst SECONDS   Time runs that are waited for one by one
+  steady SECONDS  Time runs that follow each other without a wait
+  launches        On a GPU, time each launch by itself, and tell what the GPU can do
+
+Usage: sliderun turns PLAN [OPTIONS]
+
+  --device cpu|cuda[:N]   Where to run (default cpu)
+  --tuning HOW            On a GPU, how products are chosen: off, remembered, quick (default) or
+                          exhaustive
+  --threads N             Threads to use (default: as many as there are processors)
+
+Example:
+  printf 'inputs in\\nburst 0.5\\nsteady 3\\n' | sliderun turns model.slide --device cuda
 ";

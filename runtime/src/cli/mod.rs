@@ -18,7 +18,8 @@ use sliderun::tool::inspect::{InspectOptions, inspect};
 use sliderun::tool::run::{RunOptions, run};
 #[cfg(feature = "cuda")]
 use sliderun::tool::tune::{TuneOptions, tune};
-use sliderun::tool::{ToolError, symbols};
+use sliderun::tool::turns::turns;
+use sliderun::tool::{Target, ToolError, symbols};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -36,6 +37,7 @@ enum Command {
     Tune(TuneOptions),
     #[cfg(feature = "cuda")]
     Devices,
+    Turns(Target),
     Print(&'static str),
 }
 
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Tune(options) => tune(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Devices => sliderun::tool::devices::devices(&mut out),
+        Command::Turns(target) => turns(target, &mut std::io::stdin().lock(), &mut out),
         Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
     };
     match result.and_then(|()| Ok(out.flush()?)) {
@@ -87,6 +90,7 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("run") => parse_run(args),
             Some("inspect") => parse_inspect(args),
             Some("bench") => parse_bench(args),
+            Some("turns") => parse_turns(args),
             #[cfg(feature = "cuda")]
             Some("check") => parse_check(args),
             #[cfg(feature = "cuda")]
@@ -244,6 +248,23 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
     }
     options.target.plan = plan.get()?;
     Ok(Command::Bench(options))
+}
+
+fn parse_turns(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let (mut target, mut plan) = (Target::default(), PlanFile::default());
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(help::TURNS)),
+            #[cfg(feature = "cuda")]
+            Long("tuning") => target.options.cuda.tuning = args.value()?.parse()?,
+            Long("device") => target.device = args.value()?.parse()?,
+            Long("threads") => target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Value(value) => plan.set(value)?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    target.plan = plan.get()?;
+    Ok(Command::Turns(target))
 }
 
 fn parse_input(text: &str) -> Result<(String, PathBuf), &'static str> {

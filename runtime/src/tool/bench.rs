@@ -1,6 +1,8 @@
 //! `bench`: latency of a plan on random inputs, and where the time goes.
 
 #[cfg(feature = "cuda")]
+pub mod breakdown;
+#[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
 mod loaded;

@@ -122,17 +122,25 @@ pub fn inputs(
     Ok(tensors)
 }
 
-fn save(outputs: &[(String, Tensor)], folder: &std::path::Path) -> Result<Vec<Option<PathBuf>>, ToolError> {
+/// The file that a tensor of this name is written to.
+pub fn file_name(tensor: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    format!("{}.npy", tensor.chars().map(plain).collect::<String>())
+}
+
+/// Writes tensors into a folder, made if need be, and gives their files.
+///
+/// # Errors
+/// Names that become the same file, and files that cannot be written.
+pub fn save(outputs: &[(String, Tensor)], folder: &std::path::Path) -> Result<Vec<Option<PathBuf>>, ToolError> {
     let at = |path: &std::path::Path| {
         let path = path.to_owned();
         move |source| ToolError::File { path, source }
     };
-    let plain = |c: char| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' };
     let mut taken = BTreeSet::new();
     let mut files = Vec::with_capacity(outputs.len());
     for (name, _) in outputs {
-        let name: String = name.chars().map(plain).collect();
-        let file = folder.join(format!("{name}.npy"));
+        let file = folder.join(file_name(name));
         if !taken.insert(file.clone()) {
             return Err(ToolError::SameFile(file));
         }
