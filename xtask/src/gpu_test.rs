@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::gpu_folder::{GpuFolder, Program, copy};
 use crate::packages;
-use crate::shell::{self, Result, cargo, command, root, succeeds};
+use crate::shell::{self, Result, command, root};
 
 /// What the folder holds.
 #[derive(clap::Args)]
@@ -28,28 +29,19 @@ pub struct Options {
     profile: String,
 }
 
-/// Programs: package, kind of target, name.
-const PROGRAMS: [(&str, &str, &str); 3] =
+/// The programs.
+const PROGRAMS: [Program; 3] =
     [("sliderun", "--bin", "sliderun"), ("slidec", "--bin", "slidec"), ("slidec-tests", "--example", "gpu_models")];
 
 /// Builds the folder.
 pub fn run(options: &Options) -> Result<()> {
-    let out = root().join(&options.out);
-    if out.exists() {
-        std::fs::remove_dir_all(&out).map_err(|e| format!("cannot remove {}: {e}", out.display()))?;
-    }
-    for folder in ["bin", "models"] {
-        let folder = out.join(folder);
-        std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    }
-    programs(options, &out)?;
+    let folder = GpuFolder::create(&options.out, &options.profile, &["models"])?;
+    folder.programs(&PROGRAMS)?;
     let list = list(options)?;
-    write(&out.join("plans.txt"), &list)?;
-    write(&out.join("commit.txt"), &commit())?;
-    for file in ["tests/gpu/run.sh", "tests/bench/torch_compile.py"] {
-        copy(&root().join(file), &out)?;
-    }
-    models(options, &list, &out)?;
+    folder.write("plans.txt", &list)?;
+    folder.files(&["tests/gpu/run.sh", "tests/gpu/bench/torch_compile.py", "tests/gpu/bench/onnx_file.py"])?;
+    models(options, &list, &folder.path)?;
+    let out = folder.path;
     if !options.there {
         let mut prepare = command(out.join("run.sh"));
         prepare.args(["--prepare", "check", "kernel"]).env("GPU_TEST_TARGET", &options.target);
@@ -59,20 +51,6 @@ pub fn run(options: &Options) -> Result<()> {
         shell::run(&mut prepare)?;
     }
     println!("{} is ready: on the GPU machine, run run.sh in it (--quick for some minutes)", out.display());
-    Ok(())
-}
-
-/// Builds the programs and puts them into `bin`, without what only debuggers read.
-fn programs(options: &Options, out: &Path) -> Result<()> {
-    for (package, kind, name) in PROGRAMS {
-        shell::run(cargo().args(["build", "--profile", &options.profile, "--package", package, kind, name]))?;
-        let folder = if options.profile == "dev" { "debug" } else { &options.profile };
-        let folder = root().join("target").join(folder).join(if kind == "--example" { "examples" } else { "" });
-        copy(&folder.join(name), &out.join("bin"))?;
-        if !succeeds(command("strip").arg(out.join("bin").join(name))) {
-            println!("strip is not there: bin/{name} keeps its symbols");
-        }
-    }
     Ok(())
 }
 
@@ -99,34 +77,11 @@ fn models(options: &Options, list: &str, out: &Path) -> Result<()> {
                 let mut cut = command(out.join("bin/gpu_models"));
                 shell::run(cut.args(["cut", &rows.to_string()]).arg(&model).arg(&to))?;
             }
-            None => copy_as(&model, &to)?,
+            None => copy(&model, &to)?,
         }
     }
     if needed("vit") {
-        copy_as(&packages::VIT.fetch()?, &out.join("models/vit.onnx"))?;
+        copy(&packages::VIT.fetch()?, &out.join("models/vit.onnx"))?;
     }
     Ok(())
-}
-
-/// The commit, and whether the working tree differs from it.
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = command("git").args(arguments).output().ok().filter(|o| o.status.success())?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let head = git(&["rev-parse", "--short", "HEAD"]).map_or("unknown".to_owned(), |head| head.trim().to_owned());
-    let changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
-    format!("{head}{}\n", if changed { " with changes" } else { "" })
-}
-
-fn copy(file: &Path, folder: &Path) -> Result<()> {
-    copy_as(file, &folder.join(file.file_name().unwrap_or_default()))
-}
-
-fn copy_as(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to).map(drop).map_err(|e| format!("cannot copy {} to {}: {e}", from.display(), to.display()))
-}
-
-fn write(file: &Path, text: &str) -> Result<()> {
-    std::fs::write(file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))
 }

@@ -4,6 +4,8 @@
 
 mod bench;
 mod demo;
+mod gpu_bench;
+mod gpu_folder;
 mod gpu_test;
 mod packages;
 mod shell;
@@ -24,7 +26,7 @@ struct Arguments {
 enum Task {
     /// Fetch MiniLM-L3, compile it to a 6:8 int8 plan, run it on sentences and verify it.
     Demo,
-    /// Format, lints and all tests.
+    /// Format, lints, all tests and a rehearsal of the GPU benchmark.
     Test,
     /// Fetch the models, test data and compilers that tests and benchmarks use, into .cache/.
     Fetch,
@@ -32,6 +34,8 @@ enum Task {
     Bench(bench::Options),
     /// A folder of programs, models and plans that tests them on a GPU machine without Rust and network.
     GpuTest(gpu_test::Options),
+    /// A folder that measures whole models and their peers on such a machine; with --tables, Markdown of its logs.
+    GpuBench(gpu_bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Task::Fetch => packages::fetch_all(),
         Task::Bench(options) => bench::run(&options),
         Task::GpuTest(options) => gpu_test::run(&options),
+        Task::GpuBench(options) => gpu_bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

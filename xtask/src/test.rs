@@ -1,5 +1,6 @@
-//! `cargo xtask test`: format, lints, all tests.
+//! `cargo xtask test`: format, lints, all tests, and the GPU benchmark as far as it goes without a GPU.
 
+use crate::gpu_bench;
 use crate::packages;
 use crate::shell::{self, Result, cargo, succeeds};
 
@@ -22,5 +23,6 @@ pub fn run() -> Result<()> {
         println!("cargo-nextest is not installed: using cargo test");
         shell::run(cargo().args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]))?;
     }
-    shell::run(cargo().args(["test", "--workspace", "--doc"]))
+    shell::run(cargo().args(["test", "--workspace", "--doc"]))?;
+    gpu_bench::rehearse()
 }

@@ -77,7 +77,9 @@ impl Turns {
             "steady" => self.steady(seconds(argument)?),
             "launches" => self.launches(),
             _ => {
-                return Err(format!("'{line}' is no command: inputs DIR, outputs DIR, burst SECONDS, steady SECONDS or launches"));
+                return Err(format!(
+                    "'{line}' is no command: inputs DIR, outputs DIR, burst SECONDS, steady SECONDS or launches"
+                ));
             }
         };
         result.map_err(|e| e.to_string())

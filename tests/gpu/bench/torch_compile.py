@@ -7,58 +7,11 @@ Prints microseconds a call: of torch.compile(mode="reduce-overhead") as a user c
 
 import argparse
 import statistics
-import struct
 
 import torch
 import torch.nn.functional as F
 
-
-def fields(data):
-    """(number, value) of each field of a protobuf message: integers, or bytes."""
-    at = 0
-
-    def varint():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(data):
-        key = varint()
-        if key & 7 == 0:
-            yield key >> 3, varint()
-        else:
-            length = {1: 8, 5: 4}[key & 7] if key & 7 != 2 else varint()
-            yield key >> 3, data[at:at + length]
-            at += length
-
-
-def read_model(path):
-    """By the name of each node, its inputs; by the name of each f32 initializer, its tensor."""
-    with open(path, "rb") as file:
-        model = memoryview(file.read())
-    graph = next(value for number, value in fields(model) if number == 7)
-    nodes, tensors = {}, {}
-    for number, value in fields(graph):
-        if number == 1:
-            parts = list(fields(value))
-            names = [bytes(v).decode() for n, v in parts if n == 3]
-            nodes[names[0] if names else ""] = [bytes(v).decode() for n, v in parts if n == 1]
-        elif number == 5:
-            parts = list(fields(value))
-            data = [v for n, v in parts if n == 9]
-            if data and (2, 1) in parts:
-                dims = [v for n, v in parts if n == 1]
-                name = next(bytes(v).decode() for n, v in parts if n == 8)
-                count = len(data[0]) // 4
-                values = torch.tensor(struct.unpack(f"<{count}f", data[0]))
-                tensors[name] = (dims, values)
-    return nodes, tensors
+from onnx_file import OnnxFile
 
 
 class MiniLM(torch.nn.Module):
@@ -66,15 +19,13 @@ class MiniLM(torch.nn.Module):
 
     def __init__(self, path, heads=12):
         super().__init__()
-        nodes, tensors = read_model(path)
+        file = OnnxFile(path)
         self.heads = heads
-        root = next(name for name in nodes if name.endswith("embeddings/word_embeddings/Gather"))
+        root = next(name for name in file.nodes if name.endswith("embeddings/word_embeddings/Gather"))
         root = root[: -len("embeddings/word_embeddings/Gather")]
 
         def operand(node):
-            found = [tensors[i] for i in nodes[root + node] if i in tensors and tensors[i][1].numel() > 1]
-            dims, values = found[0]
-            return values.reshape(dims)
+            return file.constant_input(root + node)
 
         def linear(node):
             weight, bias = operand(node + "/MatMul"), operand(node + "/Add")
@@ -83,9 +34,10 @@ class MiniLM(torch.nn.Module):
             return layer
 
         def norm(node):
-            _, scale, bias = nodes[root + node + "/LayerNormalization"]
-            layer = torch.nn.LayerNorm(tensors[scale][1].numel(), eps=1e-12)
-            layer.weight.data, layer.bias.data = tensors[scale][1], tensors[bias][1]
+            _, scale, bias = file.nodes[root + node + "/LayerNormalization"]
+            scale, bias = file.tensor(scale), file.tensor(bias)
+            layer = torch.nn.LayerNorm(scale.numel(), eps=1e-12)
+            layer.weight.data, layer.bias.data = scale, bias
             return layer
 
         self.words = torch.nn.Parameter(operand("embeddings/word_embeddings/Gather"))
