@@ -36,7 +36,7 @@ use crate::ir::Graph;
 use crate::lower::{LowerErrors, Lowered, lower, lower_cuda};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
-use crate::options::{CompileOptions, Target};
+use crate::options::{CompileOptions, Target, Variants};
 use crate::passes::{Pass, PassReport, PipelineError, run_pipeline};
 use crate::report::Timing;
 
@@ -205,7 +205,8 @@ fn compile_from(
         options: spelled(options),
     };
     let mut lowered = lower(&graph, provenance, outcome.verdicts)?;
-    let source = cuda_graph.map(|graph| lower_cuda(&graph, &mut lowered)).transpose()?;
+    let on = architectures.iter().max();
+    let source = cuda_graph.zip(on).map(|(graph, on)| lower_cuda(&graph, &mut lowered, *on, options.variants)).transpose()?;
     clock.lap(Stage::Lower);
     if let Some(source) = source {
         observer.stage(Stage::Kernels);
@@ -268,6 +269,9 @@ fn spelled(options: &CompileOptions) -> Vec<String> {
         format!("--precision={}", options.precision),
         format!("--target={}", list(options.targets.iter().map(ToString::to_string).collect())),
     ];
+    if options.variants != Variants::default() {
+        out.push(format!("--variants={}", options.variants));
+    }
     if !options.shapes.is_empty() {
         let range = |s: &sliderun::plan::manifest::SymbolRange| format!("{}={}..{}", s.name, s.min, s.max);
         out.push(format!("--shape={}", list(options.shapes.iter().map(range).collect())));

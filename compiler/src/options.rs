@@ -22,6 +22,8 @@ pub struct CompileOptions {
     pub prune: PruneMethod,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
+    /// How many variants a plan for GPUs has.
+    pub variants: Variants,
     /// Devices that the plan must run on; not empty.
     pub targets: Vec<Target>,
     /// Ranges of symbols that the user gives; the others keep the model's.
@@ -44,6 +46,7 @@ impl Default for CompileOptions {
             precision: Precision::Auto,
             prune: PruneMethod::None,
             strict: false,
+            variants: Variants::Auto,
             targets: vec![Target::Cpu],
             shapes: Vec::new(),
             freeze: BTreeMap::new(),
@@ -160,6 +163,17 @@ named! {
         None => "none",
         /// The smallest weights of each block go.
         Magnitude => "magnitude",
+    }
+}
+
+named! {
+    /// How many variants the program for GPUs of a plan with sparse products has.
+    Variants, "choice of variants", "auto or one" {
+        /// Sparse as asked for, all dense, and between them sparse where that is estimated to pay. The runtime takes what is fastest.
+        #[default]
+        Auto => "auto",
+        /// Sparse as asked for.
+        One => "one",
     }
 }
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{
-    CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice, Rivals,
-    Tuning, UnknownTuning, WeightCounts,
+    Because, CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice,
+    Rivals, Tuning, UnknownTuning, VariantChoice, WeightCounts,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;
@@ -54,6 +54,8 @@ pub struct SessionOptions {
     pub sparse_form: SparseForm,
     /// On the CPU, run the plan's program for CUDA devices instead of its own: the reference for what a GPU computes.
     pub cuda_program: bool,
+    /// The variant of the plan's CUDA program that runs, whatever the shape; the one that suits a shape best when `None`, on the CPU the first.
+    pub variant: Option<String>,
     /// Most bytes of working memory that one run may take; no limit when `None`. Set it for plans from strangers.
     pub memory_limit: Option<usize>,
     /// What it may do on a GPU.
@@ -190,7 +192,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.program.plan,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.gpu().plan(),
+            Backend::Cuda(cuda) => &cuda.variants().base.plan,
         }
     }
 
@@ -199,7 +201,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.inputs,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => &cuda.gpu().inputs,
+            Backend::Cuda(cuda) => &cuda.variants().inputs,
         }
     }
 
@@ -208,7 +210,7 @@ impl Session {
         match &self.backend {
             Backend::Cpu(cpu) => &cpu.outputs,
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => &cuda.gpu().outputs,
+            Backend::Cuda(cuda) => &cuda.variants().outputs,
         }
     }
 

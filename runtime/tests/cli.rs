@@ -8,7 +8,7 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::op::gemm::MatMul;
-use sliderun::plan::cuda::{CudaPlan, Launch, Module, Work};
+use sliderun::plan::cuda::{CudaPlan, Launch, Module, Variant, Work};
 use sliderun::plan::manifest::{
     BlobId, Manifest, Output as PlanOutput, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId,
 };
@@ -64,7 +64,8 @@ fn write_plan_for_gpus(folder: &Path) {
     }
     let modules = vec![Module { architecture: "sm_90a".parse().unwrap(), cubin: writer.add_blob([7; 2048]) }];
     let launches = vec![Launch { steps: 1, work: Work::Product }];
-    manifest.cuda = Some(CudaPlan { program: manifest.program.clone(), launches, modules });
+    let variant = Variant { name: "dense".into(), from: Some(0), program: manifest.program.clone(), launches };
+    manifest.cuda = Some(CudaPlan { variants: vec![variant], rows: Dim::symbol("batch"), modules });
     writer.finish(manifest, &folder.join("gpu.slide")).unwrap();
 }
 
@@ -187,12 +188,12 @@ fn plans_for_gpus_tell_their_launches_and_why_they_do_not_run() {
     write_plan_for_gpus(folder.path());
     let report = json(&sliderun(folder.path(), "inspect gpu.slide --json"));
     assert_eq!(report["cuda"]["targets"], serde_json::json!([{ "architecture": "sm_90a", "cubin_bytes": 2048 }]));
-    let launch = &report["cuda"]["launches"][0];
+    let launch = &report["cuda"]["variants"][0]["launches"][0];
     assert_eq!((&launch["library"], &launch["steps"]), (&"cuBLASLt".into(), &serde_json::json!(["product"])));
     assert_eq!(report["blobs"][1]["used_by"], serde_json::json!(["cubin"]));
     for (line, expected) in [("inspect gpu.slide", "     1 MatMul, cuBLASLt"), ("inspect gpu.slide --steps", "cuBLASLt")] {
         let text = String::from_utf8(sliderun(folder.path(), line).stdout).unwrap();
-        assert!(text.contains("CUDA: 1 launches for 1 steps, for sm_90a (cubin of 2 KiB)"), "{text}");
+        assert!(text.contains("CUDA for sm_90a (cubin of 2 KiB)\n  1 launches for 1 steps, 0 of 1 products sparse"), "{text}");
         assert!(text.contains(expected), "{text}");
     }
     let devices = String::from_utf8(sliderun(folder.path(), "devices").stdout).unwrap();

@@ -11,7 +11,7 @@ use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passe
 use super::values::{self, NamedFile};
 use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::ir::{Graph, sidecar};
-use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
+use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
 use crate::passes::Pass;
 use crate::report::{FileSize, PassEntry, Report, html, patterns, peak_memory};
 
@@ -58,6 +58,10 @@ pub struct Compile {
     /// Writes what was decided and done, by its ending as a page or as data; may be given several times
     #[arg(long, value_name = "FILE.html|FILE.json", value_parser = report_path)]
     report: Vec<PathBuf>,
+    /// For GPUs: auto keeps a dense twin beside a plan's sparse program, and one that is sparse where that is estimated to pay, of which the
+    /// runtime takes what is fastest for each shape; one is sparse as asked for
+    #[arg(long, value_name = "AUTO|ONE", default_value_t)]
+    variants: Variants,
     /// Fails when a product cannot take the pattern asked for
     #[arg(long)]
     strict: bool,
@@ -106,6 +110,7 @@ impl Compile {
             precision: self.precision,
             prune: self.prune,
             strict: self.strict,
+            variants: self.variants,
             targets: self.target.clone(),
             shapes: self.shape.clone(),
             freeze: values::load_all(&self.freeze)?,

@@ -16,12 +16,16 @@ pub struct Where {
     /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
+    /// On a GPU, the plan's variant; what is fastest for the shape by default
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
 }
 
 impl Where {
     /// The plan on this device.
     pub fn target(&self, plan: PathBuf, threads: Option<usize>) -> tool::Target {
-        tool::Target { plan, device: self.device, options: SessionOptions { threads, ..SessionOptions::default() } }
+        let variant = self.variant.clone();
+        tool::Target { plan, device: self.device, options: SessionOptions { threads, variant, ..SessionOptions::default() } }
     }
 }
 

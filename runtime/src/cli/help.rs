@@ -35,6 +35,7 @@ Usage: sliderun run PLAN [OPTIONS]
   --shape batch=2,seq=64  Extents of random inputs (default: 1 for a batch, else 32)
   -o, --output DIR        Write the outputs there, one .npy file each
   --device cpu|cuda[:N]   Where to run (default cpu)
+  --variant NAME          On a GPU, the plan's variant (default: what is fastest for the shape)
   --threads N             Threads to use (default: as many as there are processors)
   --json                  Print JSON
 
@@ -69,6 +70,7 @@ Usage: sliderun check PLAN [OPTIONS]
   --limit X                Greatest relative error of f32 (default 1e-5; f16 and bf16: 1000 times that)
   --kernels                Only the plan's own kernels: leave out the libraries' products, which are not
                            loaded, and the results end to end
+  --variant NAME           Only this variant of the plan (default: each)
   --device cuda[:N]        The GPU (default cuda)
   --threads N              Threads of the CPU's run (default: as many as there are processors)
 
@@ -131,8 +133,9 @@ Usage: sliderun bench PLAN [OPTIONS]
   --steps                  Also tell the time of each step, on a GPU of each launch
   --seed N                 What random inputs start from (default 0)
   --device cpu|cuda[:N]    Where to run (default cpu)
-  --tuning HOW             On a GPU, how products are chosen: off, remembered, quick (default) or
-                           exhaustive
+  --variant NAME           On a GPU, the plan's variant (default: what is fastest for the shape)
+  --tuning HOW             On a GPU, how products and the variant are chosen: off, remembered, quick
+                           (default) or exhaustive
   --algorithms             On a GPU, also run each product with all of its library's algorithms
   --no-overlap             On a GPU, start each kernel only when the one before it has ended
   --threads N              Threads to use (default: as many as there are processors)

@@ -136,6 +136,8 @@ fn parse_run(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("seed") => options.seed = args.value()?.parse()?,
             Long("shape") => options.symbols.extend(args.value()?.parse_with(symbols::parse)?),
             Short('o') | Long("output") => options.output = Some(args.value()?.into()),
+            #[cfg(feature = "cuda")]
+            Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Long("json") => options.json = true,
@@ -175,6 +177,8 @@ fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("rounds") => options.rounds = args.value()?.parse()?,
             Long("limit") => options.limit = args.value()?.parse()?,
             Long("kernels") => options.kernels_only = true,
+            #[cfg(feature = "cuda")]
+            Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Value(value) => plan.set(value)?,
@@ -239,6 +243,8 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             #[cfg(feature = "cuda")]
             Long("algorithms") => options.algorithms = true,
             Long("steps") => options.steps = true,
+            #[cfg(feature = "cuda")]
+            Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Long("json") => options.json = true,
@@ -312,6 +318,16 @@ mod tests {
         for (line, kernels_only) in [("check m.slide --shape seq=3 --rounds 2", false), ("check --kernels m.slide", true)] {
             let Ok(Command::Check(options)) = parse_line(line) else { panic!("check was expected") };
             assert_eq!(options.kernels_only, kernels_only, "{line}");
+        }
+        #[cfg(feature = "cuda")]
+        for line in ["run a --variant dense", "bench a --variant dense", "check a --variant dense"] {
+            let (Ok(Command::Run(RunOptions { target, .. }))
+            | Ok(Command::Bench(BenchOptions { target, .. }))
+            | Ok(Command::Check(CheckOptions { target, .. }))) = parse_line(line)
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(target.options.variant.as_deref(), Some("dense"), "{line}");
         }
         for line in ["--help", "run --help", "inspect -h", "bench --help", "--version"] {
             assert!(matches!(parse_line(line), Ok(Command::Print(_))), "{line}");

@@ -39,6 +39,11 @@ impl Architecture {
         own_major == major && if self.exact { own_minor == minor } else { own_minor <= minor }
     }
 
+    /// The major version of its compute capability.
+    pub fn major(self) -> u32 {
+        self.capability / 10
+    }
+
     /// Whether its kernels can wait by themselves for what was launched before them: compute capability 9.0 and later.
     pub fn has_waiting_kernels(self) -> bool {
         self.capability >= 90

@@ -1,13 +1,13 @@
-//! What a plan says for NVIDIA GPUs: a program of the same operators, with values in the device's precision, and how its steps are launched.
+//! What a plan says for NVIDIA GPUs: programs of the same operators, with values in the device's precision, and how their steps are launched.
 //!
-//! The program is one that the CPU can run too, which is how the GPU's results are checked. Cubins are machine code: unlike the rest of a
+//! Each program is one that the CPU can run too, which is how the GPU's results are checked. Cubins are machine code: unlike the rest of a
 //! plan they cannot be checked, so that a plan with cubins is to be trusted like a program.
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 use super::Architecture;
-use super::manifest::{BlobId, Program, ValueId};
+use super::manifest::{BlobId, Program, Storage, Value, ValueId};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::op::Op;
@@ -15,15 +15,91 @@ use crate::op::Op;
 /// See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CudaPlan {
-    /// What is computed.
-    pub program: Program,
-    /// How, in order. Each step of the program is part of exactly one launch.
-    pub launches: Vec<Launch>,
-    /// The same kernels for several architectures.
+    /// Ways to compute the same, at least one, whose products are sparse or dense.
+    pub variants: Vec<Variant>,
+    /// By which a variant is chosen: the rows of the products' activations.
+    pub rows: Dim,
+    /// The kernels of all variants, the same for several architectures.
     pub modules: Vec<Module>,
 }
 
 impl CudaPlan {
+    /// The position of the variant that the compiler's cost model prefers for so many rows.
+    pub fn preferred(&self, rows: u64) -> usize {
+        let fitting = self.variants.iter().enumerate().filter_map(|(at, v)| Some((v.from.filter(|from| *from <= rows)?, at)));
+        fitting.max().map_or(0, |(_, at)| at)
+    }
+
+    /// The position of the variant of that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.variants.iter().position(|v| v.name == name)
+    }
+
+    /// From how many rows up to below how many, if to any, the cost model prefers a variant; none that it never prefers.
+    pub fn range(&self, variant: &Variant) -> Option<(u64, Option<u64>)> {
+        let from = variant.from?;
+        Some((from, self.variants.iter().filter_map(|v| v.from).filter(|other| *other > from).min()))
+    }
+}
+
+/// One way to compute what the plan does. All variants have the same inputs, outputs and weights, which quantizing and pruning have made
+/// what they are; a sparse product and its dense twin give the same sums.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Unique name.
+    pub name: String,
+    /// From so many rows on the cost model prefers it, up to where another's begins; never where this is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// What is computed.
+    pub program: Program,
+    /// How, in order. Each step of the program is part of exactly one launch.
+    pub launches: Vec<Launch>,
+}
+
+/// How much of the products with constant weights is sparse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SparseShare {
+    /// Products by cuSPARSELt.
+    pub sparse: usize,
+    /// Products with constant weights, sparse or not.
+    pub products: usize,
+    /// Of their multiplications over the source K, for equal numbers of rows, the part that the sparse ones stand for; 0 without products.
+    pub of_work: f64,
+}
+
+impl Variant {
+    /// How much of it is sparse.
+    pub fn sparse_share(&self) -> SparseShare {
+        let (mut share, mut work) = (SparseShare::default(), [0.0f64; 2]);
+        for step in &self.program.steps {
+            let extents = |slot: usize| -> Option<[f64; 2]> {
+                let value = self.program.values.get((*step.inputs.get(slot)?)?.0 as usize)?;
+                let constant = matches!(value.storage, Storage::Constant(_) | Storage::Expanded(_));
+                let shape = value.ty.concrete_shape().filter(|shape| constant && shape.len() == 2)?;
+                Some([shape[0] as f64, shape[1] as f64])
+            };
+            let (sparse, size) = match &step.op {
+                Op::SparseGemm(op) => (true, extents(1).map(|[n, _]| n * op.layout.k() as f64)),
+                Op::DenseGemm(_) | Op::MatMul(_) => (false, extents(1).map(|[n, k]| n * k)),
+                _ => continue,
+            };
+            let Some(size) = size else { continue };
+            share.products += 1;
+            share.sparse += usize::from(sparse);
+            work[usize::from(sparse)] += size;
+        }
+        let all = work[0] + work[1];
+        share.of_work = if all > 0.0 { work[1] / all } else { 0.0 };
+        share
+    }
+
+    /// Bytes of dense weights that are written out from compressed ones where this variant is used.
+    pub fn expanded_bytes(&self) -> u64 {
+        let bytes = |v: &Value| v.ty.concrete_shape().map_or(0, |s| (s.iter().product::<usize>() * v.ty.dtype.size()) as u64);
+        self.program.values.iter().filter(|v| matches!(v.storage, Storage::Expanded(_))).map(bytes).sum()
+    }
+
     /// The launches in order, each with the positions of its steps in the program.
     pub fn launched(&self) -> impl Iterator<Item = (Range<usize>, &Launch)> {
         self.launches.iter().scan(0usize, |next, launch| {

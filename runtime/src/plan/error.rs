@@ -15,10 +15,10 @@ pub enum PlanError {
         "the plan is {actual} bytes long but says that it has {expected}: it is truncated or damaged, copy or compile it again"
     )]
     WrongLength { expected: u64, actual: u64 },
-    #[error(
-        "the plan was made by a newer slidec (format {found}, this runtime reads up to {supported}): update sliderun or recompile"
-    )]
+    #[error("the plan was made by a newer slidec (format {found}, this runtime reads {supported}): update sliderun or recompile")]
     NewerVersion { found: u32, supported: u32 },
+    #[error("the plan was made by an older slidec (format {found}, this runtime reads {supported}): compile the model again")]
+    OlderVersion { found: u32, supported: u32 },
     #[error("the plan has format {0}, which no slidec has ever written: it is damaged, copy or compile it again")]
     UnknownVersion(u32),
     #[error("the plan's manifest does not match its digest: the file is damaged, copy or compile it again")]

@@ -13,8 +13,8 @@
 
 use super::PlanError;
 
-/// The version that this crate writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version that this crate writes, and the only one that it reads.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Alignment of blobs in the file, in bytes.
 pub const BLOB_ALIGN: u64 = 256;
@@ -62,6 +62,7 @@ impl Header {
         match u32_at(8) {
             FORMAT_VERSION => {}
             0 => return Err(PlanError::UnknownVersion(0)),
+            found if found < FORMAT_VERSION => return Err(PlanError::OlderVersion { found, supported: FORMAT_VERSION }),
             found => return Err(PlanError::NewerVersion { found, supported: FORMAT_VERSION }),
         }
         let header =

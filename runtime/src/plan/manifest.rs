@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cuda::CudaPlan;
 use crate::op::{Op, TensorType};
+use crate::sparse::{KLayout, Pattern, Segment};
 
 /// Index into [`Program::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +93,29 @@ pub enum Storage {
     Computed,
     /// The same elements as another value that comes before it in the list, under another shape.
     Alias(ValueId),
+    /// A weight [N, K] that blobs hold in compressed form, written out when it is needed. Only the right sides of DenseGemms are.
+    Expanded(Expanded),
+}
+
+/// A dense weight [N, K] made of a compressed one, whose element type it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Expanded {
+    /// What is kept, [N, K'/2].
+    pub values: BlobId,
+    /// Where from, u8 [N, K'/8].
+    pub positions: BlobId,
+    /// How K is laid out: K' is that of one segment of this pattern.
+    pub pattern: Pattern,
+}
+
+impl Expanded {
+    /// The shapes of values and positions for a weight of this shape; none for one that is no weight.
+    pub fn shapes(&self, shape: &[usize]) -> Option<(KLayout, [usize; 2], [usize; 2])> {
+        let [n, k] = *shape else { return None };
+        let layout = KLayout::try_from(vec![Segment { k, pattern: Some(self.pattern) }]).ok()?;
+        let lifted = layout.lifted();
+        Some((layout, [n, lifted / 2], [n, lifted / 8]))
+    }
 }
 
 /// A graph output.
@@ -144,7 +168,7 @@ pub struct Verdict {
     /// Inner extent.
     pub k: crate::dim::Dim,
     /// The patterns that the weight satisfies as it is compiled (after pruning).
-    pub patterns: Vec<crate::sparse::Pattern>,
+    pub patterns: Vec<Pattern>,
     /// What was chosen: `f32 dense`, `int8 6:8` …
     pub chosen: String,
     /// Whether the product runs in the sparse form.

@@ -16,6 +16,7 @@ use crate::tensor::{ALIGN, AlignedBytes};
 pub struct Plan {
     data: Data,
     manifest: Manifest,
+    digest: blake3::Hash,
     intact: Vec<OnceLock<bool>>,
 }
 
@@ -91,18 +92,24 @@ impl Plan {
         let start = usize::try_from(header.manifest_offset).map_err(|_| PlanError::OutOfMemory(header.manifest_offset))?;
         // The header's check put the manifest inside the file.
         let manifest = &file[start..];
-        if blake3::hash(manifest) != blake3::Hash::from_bytes(header.digest) {
+        let digest = blake3::Hash::from_bytes(header.digest);
+        if blake3::hash(manifest) != digest {
             return Err(PlanError::ManifestDigest);
         }
         let manifest: Manifest = rmp_serde::from_slice(manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
         validate(&manifest, header.manifest_offset)?;
         let intact = manifest.blobs.iter().map(|_| OnceLock::new()).collect();
-        Ok(Plan { data, manifest, intact })
+        Ok(Plan { data, manifest, digest, intact })
     }
 
     /// What the plan says.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// BLAKE3 of the manifest, which holds the digests of all blobs: that of the plan.
+    pub fn digest(&self) -> blake3::Hash {
+        self.digest
     }
 
     /// Size of the file in bytes.

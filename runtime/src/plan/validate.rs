@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use super::PlanError;
-use super::cuda::{Argument, CudaPlan, Work};
+use super::cuda::{Argument, CudaPlan, Variant, Work};
 use super::file::{BLOB_ALIGN, HEADER_LEN};
-use super::manifest::{Blob, BlobId, Manifest, Program, Storage, ValueId};
+use super::manifest::{Blob, BlobId, Expanded, Manifest, Program, Storage, Value, ValueId};
 use crate::dim::Dim;
-use crate::op::{Semantics, TensorType};
+use crate::op::{Op, Semantics, TensorType};
 use crate::tensor::checked_elements;
 
 /// Most axes that a value may have.
@@ -26,8 +26,6 @@ pub(super) fn validate(manifest: &Manifest, data_end: u64) -> Result<(), PlanErr
     let symbols = check_symbols(manifest)?;
     check_program(&manifest.program, &manifest.blobs, &symbols)?;
     if let Some(cuda) = &manifest.cuda {
-        check_inputs(&cuda.program)?;
-        check_program(&cuda.program, &manifest.blobs, &symbols)?;
         check_cuda(manifest, cuda, &symbols)?;
     }
     Ok(())
@@ -42,8 +40,39 @@ fn check_program(program: &Program, blobs: &[Blob], symbols: &BTreeSet<String>) 
     check_outputs(program, &known)
 }
 
-/// Checks that the CUDA program is called as the CPU's is, and that its launches do all of its steps.
+/// Checks what GPUs run: that it is clear which variant is preferred, and each variant.
 fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    check_extents("rows of the CUDA program", [&cuda.rows], symbols)?;
+    for module in &cuda.modules {
+        if module.cubin.0 as usize >= manifest.blobs.len() {
+            let reason = format!("there is no blob {}", module.cubin.0);
+            return Err(PlanError::invalid(format!("module {}", module.architecture), reason));
+        }
+    }
+    let (mut names, mut starts) = (BTreeSet::new(), BTreeSet::new());
+    for variant in &cuda.variants {
+        let place = format!("variant '{}'", variant.name);
+        if !names.insert(&variant.name) {
+            return Err(PlanError::invalid(place, "another variant has the same name"));
+        }
+        if variant.from.is_some_and(|from| !starts.insert(from)) {
+            return Err(PlanError::invalid(place, "another variant is preferred from the same number of rows on"));
+        }
+        check_variant(manifest, variant, symbols).map_err(|e| match e {
+            PlanError::Invalid { place: inner, reason } => PlanError::invalid(format!("{place}: {inner}"), reason),
+            other => other,
+        })?;
+    }
+    if !starts.contains(&0) {
+        return Err(PlanError::invalid("CUDA program", "no variant is preferred for few rows"));
+    }
+    Ok(())
+}
+
+/// Checks that a program for GPUs is called as the CPU's is, and that its launches do all of its steps.
+fn check_variant(manifest: &Manifest, cuda: &Variant, symbols: &BTreeSet<String>) -> Result<(), PlanError> {
+    check_inputs(&cuda.program)?;
+    check_program(&cuda.program, &manifest.blobs, symbols)?;
     let fail = |place: String, reason: String| Err(PlanError::invalid(place, reason));
     let ports = |p: &Program| {
         let value = |id: ValueId| p.values[id.0 as usize].clone();
@@ -53,11 +82,6 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
     };
     if ports(&manifest.program) != ports(&cuda.program) {
         return fail("CUDA program".into(), "its inputs and outputs are not those of the CPU's program".into());
-    }
-    for module in &cuda.modules {
-        if module.cubin.0 as usize >= manifest.blobs.len() {
-            return fail(format!("module {}", module.architecture), format!("there is no blob {}", module.cubin.0));
-        }
     }
     let mut done = 0usize;
     for (i, launch) in cuda.launches.iter().enumerate() {
@@ -82,7 +106,10 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
                     match argument {
                         Argument::Integer(d) => check_extents(&place, [d], symbols)?,
                         Argument::Fault => {}
-                        Argument::Value(id) if (id.0 as usize) < cuda.program.values.len() => {}
+                        Argument::Value(id) if cuda.program.values.get(id.0 as usize).is_some_and(|v| !is_expanded(v)) => {}
+                        Argument::Value(id) if (id.0 as usize) < cuda.program.values.len() => {
+                            return fail(place, EXPANDED.into());
+                        }
                         Argument::Value(id) => return fail(place, format!("there is no value {}", id.0)),
                     }
                 }
@@ -91,6 +118,34 @@ fn check_cuda(manifest: &Manifest, cuda: &CudaPlan, symbols: &BTreeSet<String>) 
     }
     if done != cuda.program.steps.len() {
         return fail("launches".into(), format!("they do {done} of {} steps", cuda.program.steps.len()));
+    }
+    Ok(())
+}
+
+/// What is said of an expanded weight that anything but a DenseGemm would read.
+const EXPANDED: &str = "only the right side of a DenseGemm is written out from compressed blobs";
+
+fn is_expanded(value: &Value) -> bool {
+    matches!(value.storage, Storage::Expanded(_))
+}
+
+/// Checks that the blobs of an expanded weight have the bytes that its type needs in compressed form.
+fn check_expanded(ty: &TensorType, expanded: &Expanded, blobs: &[Blob]) -> Result<(), String> {
+    let parts = ty.concrete_shape().and_then(|shape| expanded.shapes(&shape));
+    let Some((_, values, positions)) = parts else {
+        return Err(format!("{ty} is no weight that blobs could hold in compressed form"));
+    };
+    for (what, BlobId(id), shape, size) in
+        [("values", expanded.values, values, ty.dtype.size()), ("positions", expanded.positions, positions, 1)]
+    {
+        let Some(blob) = blobs.get(id as usize) else { return Err(format!("there is no blob {id}")) };
+        let bytes = checked_elements(&shape).and_then(|n| n.checked_mul(size)).and_then(|n| u64::try_from(n).ok());
+        if bytes != Some(blob.len) {
+            return Err(format!(
+                "blob {id} has {} bytes, which is not what the {what} of {ty} at {} need",
+                blob.len, expanded.pattern
+            ));
+        }
     }
     Ok(())
 }
@@ -181,10 +236,14 @@ fn check_values(program: &Program, blobs: &[Blob], symbols: &BTreeSet<String>) -
                     return fail(format!("blob {id} has {} bytes, which is not what {} needs", blob.len, value.ty));
                 }
             }
+            Storage::Expanded(expanded) => check_expanded(&value.ty, &expanded, blobs).or_else(fail)?,
             Storage::Alias(ValueId(of)) => {
                 let Some(target) = program.values[..i].get(of as usize) else {
                     return fail(format!("it is an alias of value {of}, which does not come before it"));
                 };
+                if is_expanded(target) {
+                    return fail(EXPANDED.into());
+                }
                 let (a, b) = (value.ty.elements(), target.ty.elements());
                 let differ = a.as_const().zip(b.as_const()).is_some_and(|(a, b)| a != b);
                 if value.ty.dtype != target.ty.dtype || differ {
@@ -233,7 +292,11 @@ impl Available {
                 _ => i,
             });
         }
-        let ready = program.values.iter().map(|v| matches!(v.storage, Storage::Input | Storage::Constant(_))).collect::<Vec<_>>();
+        let ready = program
+            .values
+            .iter()
+            .map(|v| matches!(v.storage, Storage::Input | Storage::Constant(_) | Storage::Expanded(_)))
+            .collect::<Vec<_>>();
         Available { root, ready }
     }
 
@@ -257,8 +320,13 @@ fn check_steps(program: &Program, symbols: &BTreeSet<String>) -> Result<Availabl
             d.clone()
         });
         check_extents(&place, &dims, symbols)?;
-        for id in step.inputs.iter().flatten() {
+        for (slot, id) in step.inputs.iter().enumerate().filter_map(|(slot, id)| Some((slot, id.as_ref()?))) {
             match known.has(*id) {
+                Some(true)
+                    if is_expanded(&program.values[id.0 as usize]) && (slot != 1 || !matches!(step.op, Op::DenseGemm(_))) =>
+                {
+                    return fail(EXPANDED.into());
+                }
                 Some(true) => {}
                 Some(false) => {
                     return fail(format!("it reads '{}' before that is written", program.values[id.0 as usize].name));
@@ -294,6 +362,9 @@ fn check_outputs(program: &Program, known: &Available) -> Result<(), PlanError> 
         let place = format!("output '{}'", output.name);
         if known.has(output.value) != Some(true) {
             return Err(PlanError::invalid(place, format!("there is no value {}", output.value.0)));
+        }
+        if is_expanded(&program.values[output.value.0 as usize]) {
+            return Err(PlanError::invalid(place, EXPANDED));
         }
         if !names.insert(&output.name) {
             return Err(PlanError::invalid(place, "another output has the same name"));

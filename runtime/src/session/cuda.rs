@@ -1,10 +1,11 @@
-//! A plan's CUDA program made ready for a GPU: modules loaded, constants uploaded, sparse weights compressed.
+//! A variant of a plan's CUDA program made ready for a GPU: kernels found, constants uploaded, sparse weights compressed.
 //!
-//! Sessions that share this each have a [`runner`], whose runs follow each other on one stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`], and how
-//! they do, in [`plans`].
+//! What all variants of a plan have in common is in [`base`], which of them runs, in [`variants`]. Sessions that share these each have a [`runner`], whose runs follow each other on one
+//! stream. What depends on shapes is in [`bound`]; what libraries multiply, in [`products`], and how they do, in [`plans`].
 //!
 //! Must not know: how kernels are written.
 
+mod base;
 mod bound;
 mod measure;
 mod options;
@@ -15,29 +16,31 @@ mod report;
 mod run;
 mod runner;
 mod staging;
+mod variants;
 mod weights;
 
 pub use measure::{LaunchTime, LaunchWork};
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::SessionError;
 use super::program::{Program, Source, index, step_error};
-use super::{Port, SessionError};
 use crate::cuda::CudaError;
-use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
+use crate::cuda::driver::{Context, DeviceBuffer, Function, Stream};
 use crate::op::Op;
 use crate::plan::cuda::{Form, Work};
 use crate::plan::manifest::Step;
-use crate::plan::{Architecture, Plan};
 use crate::tensor::TensorView;
+use base::Base;
 pub use options::{CacheFolder, CallerStream, CudaOptions, Tuning, UnknownTuning};
 pub use pending::{DeviceTensor, PendingRun};
 use plans::Plans;
 pub use plans::{ProductChoice, Rivals};
 use products::Product;
-pub use report::{CudaReport, WeightCounts};
+pub use report::{Because, CudaReport, VariantChoice, WeightCounts};
 pub use runner::Runner;
 
 /// A launch and what its steps are.
@@ -60,82 +63,49 @@ enum LoadedWork {
     Product(Product),
 }
 
-/// See the module documentation.
+/// A variant of the plan, made ready; see the module documentation.
 pub struct Gpu {
     program: Program,
     context: Context,
     launches: Vec<Loaded>,
     /// Constants by the value that holds them.
-    constants: BTreeMap<usize, DeviceBuffer>,
-    plans: Plans,
-    /// Where the time of loading went.
-    load: Vec<(&'static str, Duration)>,
-    pub inputs: Vec<Port>,
-    pub outputs: Vec<Port>,
+    constants: BTreeMap<usize, Arc<DeviceBuffer>>,
+    plans: Arc<Plans>,
 }
 
 impl Gpu {
-    /// Makes the plan ready for the device of this ordinal.
+    /// Makes a variant of the plan ready.
     ///
     /// # Errors
-    /// A plan without a CUDA program or without cubins for this GPU, and whatever fails on the device.
-    pub fn new(plan: Arc<Plan>, ordinal: usize, options: &CudaOptions) -> Result<Gpu, SessionError> {
+    /// Whatever fails on the device.
+    pub fn new(base: &Base, position: usize) -> Result<Gpu, SessionError> {
         let mut laps = Laps::start();
-        let cuda = plan.manifest().cuda.as_ref().ok_or(SessionError::NotForCuda)?;
-        // What the machine lacks is said before what the plan lacks.
-        Driver::get()?;
-        let mut context = Context::new(ordinal)?;
-        if let Some(allocator) = &options.allocator {
-            context = context.with_allocator(allocator.clone());
-        }
-        let (major, minor) = context.device().capability;
-        let available = cuda.modules.iter().map(|m| m.architecture);
-        let Some(architecture) = Architecture::best_for(major, minor, available.clone()) else {
-            let available = available.map(|a| a.to_string()).collect::<Vec<_>>().join(", ");
-            return Err(SessionError::NoModule { device: context.device().name.clone(), major, minor, available });
-        };
-        laps.end("driver");
-        let program = Program::for_cuda(&plan, &cuda.program)?;
+        let variant = base.variant(position);
+        let program = Program::for_cuda(&base.plan, &variant.program)?;
         laps.end("program");
-        let stream = Stream::new(&context)?;
-        let mut plans = Plans::new(&context, options.tuning, options.cache.open());
-        let mut module = None;
-        if let Some(found) = cuda.modules.iter().find(|m| m.architecture == architecture) {
-            module = Some(Module::load(&context, &architecture.to_string(), plan.blob(found.cubin)?)?);
-        }
-        laps.end("kernels");
-        let overlap = !options.no_overlap && architecture.has_waiting_kernels();
-        let mut launches = Vec::with_capacity(cuda.launches.len());
-        for (steps, launch) in cuda.launched() {
+        let stream = Stream::new(&base.context)?;
+        let mut launches = Vec::with_capacity(variant.launches.len());
+        for (steps, launch) in variant.launched() {
             let work = match &launch.work {
                 Work::Kernel(launch) => {
-                    let module = module.as_ref().expect("an architecture was chosen among the modules");
-                    let function = |symbol: &str, shared_bytes| -> Result<Function, CudaError> {
-                        Ok(module.function(symbol, shared_bytes)?.overlapping(overlap && launch.waits))
-                    };
-                    let there = launch.forms.iter().filter(|f| f.architecture.is_none_or(|a| a == architecture));
+                    let there = launch.forms.iter().filter(|f| f.architecture.is_none_or(|a| a == base.architecture));
+                    let function = |symbol: &str, shared_bytes| base.function(symbol, shared_bytes, launch.waits);
                     let forms =
                         there.map(|f| Ok((function(&f.symbol, f.shared_bytes)?, f.clone()))).collect::<Result<_, CudaError>>()?;
                     let function = function(&launch.symbol, launch.shared_bytes)?;
                     LoadedWork::Kernel { function, forms, launch: launch.clone() }
                 }
-                Work::Product if options.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),
-                Work::Product => LoadedWork::Product(Product::new(&program, steps.start, &mut plans, &stream)?),
+                Work::Product if base.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),
+                Work::Product => LoadedWork::Product(Product::new(&program, steps.start, base, &stream)?),
             };
             let (reads, writes) = operands(&program, &steps, &work);
             launches.push(Loaded { steps, work, reads, writes });
         }
         laps.end("products");
-        let constants = upload_constants(&program, &launches, &stream)?;
+        let constants = read_constants(base, &program, &launches, &stream)?;
         laps.end("constants");
-        let inputs = program.inputs.iter().map(|&v| program.port(v)).collect();
-        let port = |(name, v): &(String, usize)| Port { name: name.clone(), ty: program.values[*v].ty.clone() };
-        let outputs = program.outputs.iter().map(port).collect();
-        Ok(Gpu { program, context, launches, constants, plans, load: laps.laps, inputs, outputs })
-    }
-
-    pub fn plan(&self) -> &Arc<Plan> {
-        &self.program.plan
+        base.add_laps(laps);
+        Ok(Gpu { program, context: base.context.clone(), launches, constants, plans: base.plans.clone() })
     }
 
     /// What the word in which kernels note faults says.
@@ -160,17 +130,15 @@ impl Gpu {
             _ => Ok(self.program.constant(value, shape)?),
         }
     }
-
-    pub fn report(&self) -> CudaReport {
-        let (plans, choices) = self.plans.made_so_far();
-        CudaReport { load: self.load.clone(), weights: self.plans.weights, plans, choices }
-    }
 }
+
+/// What took how long.
+type LoadTimes = Vec<(&'static str, Duration)>;
 
 /// Where time goes.
 struct Laps {
     last: Instant,
-    laps: Vec<(&'static str, Duration)>,
+    laps: LoadTimes,
 }
 
 impl Laps {
@@ -199,24 +167,25 @@ fn operands(program: &Program, steps: &std::ops::Range<usize>, work: &LoadedWork
     mentioned.into_iter().map(|v| program.values[v].root).filter(in_arena).partition(|v| !written.contains(v))
 }
 
-/// The constants that launches read, each once. Weights that products have compressed are not among them.
-fn upload_constants(
+/// The constants that launches read, on the device. Weights that products have compressed are not among them.
+fn read_constants(
+    base: &Base,
     program: &Program,
     launches: &[Loaded],
     stream: &Stream,
-) -> Result<BTreeMap<usize, DeviceBuffer>, SessionError> {
-    let mut read: Vec<usize> = Vec::new();
-    for loaded in launches {
-        match &loaded.work {
-            LoadedWork::Kernel { launch, .. } => read.extend(launch.values().map(|v| program.values[index(v)].root)),
-            LoadedWork::Product(product) => read.extend(product.operands().into_iter().map(|v| program.values[v].root)),
-        }
-    }
+) -> Result<BTreeMap<usize, Arc<DeviceBuffer>>, SessionError> {
     let mut constants = BTreeMap::new();
-    for root in read {
-        let Source::Blob(blob) = program.values[root].source else { continue };
-        if let std::collections::btree_map::Entry::Vacant(place) = constants.entry(root) {
-            place.insert(DeviceBuffer::from_host(program.plan.blob(blob)?, stream)?);
+    for loaded in launches {
+        let read: Vec<usize> = match &loaded.work {
+            LoadedWork::Kernel { launch, .. } => launch.values().map(|v| program.values[index(v)].root).collect(),
+            LoadedWork::Product(product) => product.operands().into_iter().map(|v| program.values[v].root).collect(),
+        };
+        for root in read {
+            if let Entry::Vacant(place) = constants.entry(root)
+                && let Some(buffer) = base.constant(program, root, stream)?
+            {
+                place.insert(buffer);
+            }
         }
     }
     Ok(constants)

@@ -19,6 +19,10 @@ pub enum SessionError {
         "the plan has no kernels for {device}, of compute capability {major}.{minor}, only for {available}: compile it with --target sm_{major}{minor}"
     )]
     NoModule { device: String, major: u32, minor: u32, available: String },
+    #[error("the plan has no variant '{name}': its variants are {known}")]
+    UnknownVariant { name: String, known: String },
+    #[error("the rows by which a variant is chosen, {rows}: {reason}")]
+    Rows { rows: String, reason: String },
     #[error("this is possible on a CUDA device only")]
     NotOnCuda,
     #[cfg(feature = "cuda")]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::tests::sparse_product;
+use super::tests::{sparse_product, two_variants};
 use super::*;
 use crate::dtype::DType;
 use crate::op::attention::Attention;
@@ -217,7 +217,7 @@ fn repair(manifest: &mut Manifest) {
 }
 
 /// Loads and runs whatever plan a mutated manifest makes; all that counts is that nothing panics and memory stays small.
-fn run_made_up(file: &[u8], mutations: &[(usize, usize)], repaired: bool, form: SparseForm) {
+fn run_made_up(file: &[u8], mutations: &[(usize, usize)], repaired: bool, options: SessionOptions) {
     let manifest = Plan::from_bytes(file.to_vec()).unwrap().manifest().clone();
     let mut json = serde_json::to_value(&manifest).unwrap();
     mutations.iter().for_each(|&(place, kind)| mutate(&mut json, place, kind));
@@ -226,8 +226,7 @@ fn run_made_up(file: &[u8], mutations: &[(usize, usize)], repaired: bool, form: 
         repair(&mut manifest);
     }
     let Ok(plan) = Plan::from_bytes(with_manifest(file, &manifest)) else { return };
-    let options =
-        SessionOptions { threads: Some(1), sparse_form: form, memory_limit: Some(1 << 20), ..SessionOptions::default() };
+    let options = SessionOptions { threads: Some(1), memory_limit: Some(1 << 20), ..options };
     let Ok(session) = Session::new(Arc::new(plan), Device::Cpu, options) else { return };
     let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max))).collect();
     let Ok(size) = session.arena_size(&symbols) else { return };
@@ -269,14 +268,22 @@ proptest! {
     #[test]
     fn made_up_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4)) {
         let (writer, manifest) = two_products();
-        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, SparseForm::Dense);
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, SessionOptions::default());
     }
 
     #[test]
     fn made_up_sparse_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4), dense: bool) {
         let (writer, manifest) = sparse_product();
-        let form = if dense { SparseForm::Dense } else { SparseForm::Compressed };
-        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, form);
+        let sparse_form = if dense { SparseForm::Dense } else { SparseForm::Compressed };
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, SessionOptions { sparse_form, ..SessionOptions::default() });
+    }
+
+    #[test]
+    fn made_up_variants_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4)) {
+        let (writer, manifest) = two_variants();
+        let variant = Some("dense".to_owned());
+        let options = SessionOptions { cuda_program: true, variant, ..SessionOptions::default() };
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, options);
     }
 }
 
@@ -293,6 +300,6 @@ proptest! {
         let operators = operators();
         let (op, operands) = &operators[which % operators.len()];
         let (writer, manifest) = plan_of(op, operands, constants);
-        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, true, SparseForm::Dense);
+        run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, true, SessionOptions::default());
     }
 }

@@ -136,7 +136,7 @@ impl Session {
     pub fn cuda_report(&self) -> CudaReport {
         match &self.backend {
             Backend::Cpu(_) => CudaReport::default(),
-            Backend::Cuda(cuda) => cuda.gpu().report(),
+            Backend::Cuda(cuda) => cuda.variants().report(),
         }
     }
 }

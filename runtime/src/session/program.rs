@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::{Port, SessionError, SessionOptions, SparseForm, dense};
 use crate::cpu::{Kernel, Prepared};
+use crate::dtype::DType;
 use crate::op::{InputTypes, Semantics, TensorType};
-use crate::plan::manifest::{self, BlobId, Step, Storage, ValueId};
+use crate::plan::cuda::CudaPlan;
+use crate::plan::manifest::{self, BlobId, Expanded, Step, Storage, ValueId};
 use crate::plan::{Plan, PlanError};
+use crate::sparse::compressed::Compressed;
 use crate::tensor::{Tensor, TensorView};
 
 /// Where the data of a value, or of the value that it is an alias of, comes from.
@@ -14,6 +17,8 @@ pub(super) enum Source {
     /// This position among the inputs.
     Input(usize),
     Blob(BlobId),
+    /// A weight to be written out from these blobs.
+    Expanded(Expanded),
     /// Made when the session was created.
     Owned(Tensor),
     /// Written by this step, in the arena.
@@ -51,18 +56,30 @@ pub(super) fn step_error(step: &Step, reason: impl ToString) -> SessionError {
     SessionError::Step { step: step.name.clone(), op: step.op.name(), reason: reason.to_string() }
 }
 
+/// The position of the variant that is asked for by name, if one is.
+///
+/// # Errors
+/// A name that no variant has.
+pub(super) fn named_variant(cuda: &CudaPlan, name: Option<&str>) -> Result<Option<usize>, SessionError> {
+    let Some(name) = name else { return Ok(None) };
+    let known = || cuda.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    cuda.position(name).map(Some).ok_or_else(|| SessionError::UnknownVariant { name: name.to_owned(), known: known() })
+}
+
 impl Program {
     /// The program that runs on the CPU.
     pub fn new(plan: Arc<Plan>, options: &SessionOptions) -> Result<Program, SessionError> {
         let manifest = plan.manifest();
-        let read = match &manifest.cuda {
-            Some(cuda) if options.cuda_program => &cuda.program,
-            None if options.cuda_program => return Err(SessionError::NotForCuda),
-            _ => &manifest.program,
+        let read = if options.cuda_program {
+            let cuda = manifest.cuda.as_ref().ok_or(SessionError::NotForCuda)?;
+            &cuda.variants[named_variant(cuda, options.variant.as_deref())?.unwrap_or(0)].program
+        } else {
+            &manifest.program
         };
         let mut program = Program::read(&plan, read);
         program.find_what_steps_bring();
         program.check_types()?;
+        program.expand_weights()?;
         if options.sparse_form == SparseForm::Dense {
             dense::undo_lifts(&mut program)?;
             program.check_types()?;
@@ -85,6 +102,7 @@ impl Program {
         for (i, v) in read.values.iter().enumerate() {
             let (source, root) = match v.storage {
                 Storage::Constant(blob) => (Source::Blob(blob), i),
+                Storage::Expanded(expanded) => (Source::Expanded(expanded), i),
                 // Aliases point backwards.
                 Storage::Alias(of) => (Source::Alias, values[index(of)].root),
                 // The positions are filled in below.
@@ -152,12 +170,36 @@ impl Program {
         Ok(())
     }
 
+    /// Writes out every weight that blobs hold in compressed form.
+    fn expand_weights(&mut self) -> Result<(), SessionError> {
+        for at in 0..self.values.len() {
+            if let Source::Expanded(expanded) = self.values[at].source {
+                self.values[at].source = Source::Owned(self.expanded(at, &expanded)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The dense weight [N, K] that blobs hold in compressed form.
+    ///
+    /// # Errors
+    /// Blobs that no compressed weight has, and a weight that does not fit in memory.
+    pub fn expanded(&self, value: usize, expanded: &Expanded) -> Result<Tensor, SessionError> {
+        let Value { name, ty, .. } = &self.values[value];
+        let fail = |reason: String| SessionError::Value { value: name.clone(), ty: ty.clone(), reason };
+        let shapes = ty.concrete_shape().and_then(|shape| expanded.shapes(&shape));
+        let (layout, values, positions) = shapes.ok_or_else(|| fail("it is no weight".into()))?;
+        let values = TensorView { dtype: ty.dtype, shape: &values, data: self.plan.blob(expanded.values)? };
+        let positions = TensorView { dtype: DType::U8, shape: &positions, data: self.plan.blob(expanded.positions)? };
+        Compressed::new(&layout, values, positions).and_then(|c| c.undo_lift()).map_err(|e| fail(e.to_string()))
+    }
+
     /// A constant value under a shape, or `None` for a value that is not constant.
     pub fn constant<'a>(&'a self, value: usize, shape: &'a [usize]) -> Result<Option<TensorView<'a>>, PlanError> {
         let data = match &self.values[self.values[value].root].source {
             Source::Blob(id) => self.plan.blob(*id)?,
             Source::Owned(tensor) => tensor.bytes(),
-            Source::Input(_) | Source::Computed(_) | Source::Alias => return Ok(None),
+            Source::Expanded(_) | Source::Input(_) | Source::Computed(_) | Source::Alias => return Ok(None),
         };
         Ok(Some(TensorView { dtype: self.values[value].ty.dtype, shape, data }))
     }

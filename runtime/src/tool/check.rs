@@ -10,16 +10,18 @@ pub use exact::{EXACT, has_fused_multiply_add};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Target, ToolError, random, symbols};
+use super::{Target, ToolError, open_plan, random, symbols};
 use crate::cpu::eval;
 use crate::dim::Bindings;
 use crate::dtype::DType;
 use crate::op::Op;
 use crate::op::elementwise::Cast;
-use crate::plan::cuda::Work;
+use crate::plan::Plan;
+use crate::plan::cuda::{Variant, Work};
 use crate::plan::manifest::{Program, Step, ValueId};
-use crate::session::{Device, Session, SessionOptions, SparseForm, StepTrace};
+use crate::session::{Device, Session, SessionError, SessionOptions, SparseForm, StepTrace};
 use crate::tensor::{Tensor, TensorView};
 
 /// What to check.
@@ -50,18 +52,39 @@ struct Worst {
     rel: f64,
 }
 
-/// Checks a plan's CUDA program on a GPU.
+/// Checks a plan's CUDA program on a GPU: the variant that is asked for, or each.
 ///
 /// # Errors
 /// [`ToolError::Differs`] where a launch's results differ by more than the limit, and everything that can go wrong with the plan.
 pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolError> {
-    let mut target = options.target.clone();
-    target.options.cuda.kernels_only = options.kernels_only;
-    let gpu = target.open()?;
-    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.target.options.clone() };
-    let cpu = Session::new(gpu.plan().clone(), Device::Cpu, reference)?;
+    let plan = Arc::new(open_plan(&options.target.plan)?);
+    let cuda = plan.manifest().cuda.as_ref().ok_or(SessionError::NotForCuda)?;
+    let asked = options.target.options.variant.as_deref();
+    let mut count = 0;
+    let named: Vec<&Variant> = cuda.variants.iter().filter(|v| asked.is_none_or(|asked| v.name == asked)).collect();
+    if let (Some(name), true) = (asked, named.is_empty()) {
+        let known = cuda.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(SessionError::UnknownVariant { name: name.to_owned(), known }.into());
+    }
+    for variant in named {
+        if cuda.variants.len() > 1 {
+            writeln!(out, "variant {}", variant.name)?;
+        }
+        count += check_variant(options, &plan, variant, out)?;
+    }
+    if count == 0 { Ok(()) } else { Err(ToolError::Differs { count }) }
+}
+
+/// Checks one variant; gives the number of results that differ by more than the limit.
+fn check_variant(options: &CheckOptions, plan: &Arc<Plan>, variant: &Variant, out: &mut dyn Write) -> Result<usize, ToolError> {
+    let mut target = options.target.options.clone();
+    target.variant = Some(variant.name.clone());
+    target.cuda.kernels_only = options.kernels_only;
+    let gpu = Session::new(plan.clone(), options.target.device, target.clone())?;
+    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..target };
+    let cpu = Session::new(plan.clone(), Device::Cpu, reference)?;
     let shape = symbols::complete(&options.symbols, gpu.symbols())?;
-    let launches = Launches::new(&gpu);
+    let launches = Launches::new(variant);
     let mut worst: BTreeMap<(&'static str, DType), Worst> = BTreeMap::new();
     let mut bad: BTreeMap<String, f64> = BTreeMap::new();
     let mut end_to_end: f64 = 0.0;
@@ -117,13 +140,10 @@ pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolErro
     } else {
         writeln!(out, "  end to end: worst relative error {end_to_end:.2e}")?;
     }
-    if bad.is_empty() {
-        return Ok(());
-    }
     for (what, rel) in &bad {
         writeln!(out, "  WRONG {rel:.2e}  {what}")?;
     }
-    Err(ToolError::Differs { count: bad.len() })
+    Ok(bad.len())
 }
 
 /// How far products of 8-bit floats over K elements may be from those in f32: tensor cores of compute capability 9.0 keep sums in about 14
@@ -134,35 +154,32 @@ pub fn f8_limit(k: usize) -> f64 {
 
 /// What the launches of a CUDA program do, by the position of each one's last step.
 struct Launches<'s> {
-    session: &'s Session,
+    variant: &'s Variant,
     /// The positions of the steps.
     steps: BTreeMap<usize, Range<usize>>,
 }
 
 impl<'s> Launches<'s> {
-    fn new(session: &'s Session) -> Self {
-        let ranges = session.plan().manifest().cuda.iter().flat_map(|cuda| cuda.launched());
-        let steps = ranges.map(|(steps, _)| (steps.end.saturating_sub(1), steps)).collect();
-        Launches { session, steps }
+    fn new(variant: &'s Variant) -> Self {
+        let steps = variant.launched().map(|(steps, _)| (steps.end.saturating_sub(1), steps)).collect();
+        Launches { variant, steps }
     }
 
     /// How many launches are products by libraries.
     fn products(&self) -> usize {
-        let launches = self.session.plan().manifest().cuda.iter().flat_map(|cuda| cuda.launched());
-        launches.filter(|(_, launch)| matches!(launch.work, Work::Product)).count()
+        self.variant.launches.iter().filter(|launch| matches!(launch.work, Work::Product)).count()
     }
 
-    fn program(&self) -> Option<&'s Program> {
-        Some(&self.session.plan().manifest().cuda.as_ref()?.program)
+    fn program(&self) -> &'s Program {
+        &self.variant.program
     }
 
     fn of(&self, last: usize) -> &'s [Step] {
-        let steps = self.program().map_or(&[][..], |p| &p.steps);
-        self.steps.get(&last).and_then(|range| steps.get(range.clone())).unwrap_or_default()
+        self.steps.get(&last).and_then(|range| self.program().steps.get(range.clone())).unwrap_or_default()
     }
 
     fn dtype(&self, value: ValueId) -> Option<DType> {
-        Some(self.program()?.values.get(value.0 as usize)?.ty.dtype)
+        Some(self.program().values.get(value.0 as usize)?.ty.dtype)
     }
 
     /// How far results of a type may be from the CPU's.
@@ -186,7 +203,7 @@ impl<'s> Launches<'s> {
     /// [`f8_limit`] for a step that multiplies 8-bit floats, 0 for all others.
     fn f8_limit(&self, step: &Step) -> f64 {
         let product = matches!(step.op, Op::SparseGemm(_) | Op::DenseGemm(_));
-        let x = step.inputs.first().copied().flatten().and_then(|v| self.program()?.values.get(v.0 as usize));
+        let x = step.inputs.first().copied().flatten().and_then(|v| self.program().values.get(v.0 as usize));
         let k = x.filter(|x| product && x.ty.dtype == DType::F8e4m3).and_then(|x| x.ty.shape.last()?.as_usize());
         k.map_or(0.0, f8_limit)
     }
@@ -194,7 +211,7 @@ impl<'s> Launches<'s> {
     /// What the CPU quantizes to what the launch has left in memory, where it quantizes that in the same launch.
     fn quantized_again(&self, trace: &StepTrace<'_>) -> Option<BTreeMap<String, Tensor>> {
         let steps = self.of(trace.index);
-        let (last, program) = (steps.last().filter(|_| steps.len() > 1)?, self.program()?);
+        let (last, program) = (steps.last().filter(|_| steps.len() > 1)?, self.program());
         let (Op::QuantLift(op), Some(Some(x))) = (&last.op, last.inputs.first()) else { return None };
         let name = |id: ValueId| &program.values[id.0 as usize].name;
         let made = trace.values.iter().find(|v| v.name == *name(*x))?;

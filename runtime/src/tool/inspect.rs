@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::names::shortened;
 use super::{ToolError, open_plan};
-use crate::plan::manifest::{Manifest, Program, Step, Storage, ValueId};
+use crate::plan::manifest::{Expanded, Manifest, Program, Step, Storage, ValueId};
 use crate::plan::{FORMAT_VERSION, Plan};
 
 /// What to show.
@@ -91,7 +91,7 @@ fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
     let mut uses = vec![BTreeSet::new(); manifest.blobs.len()];
     add_uses(&manifest.program, &mut uses);
     if let Some(cuda) = &manifest.cuda {
-        add_uses(&cuda.program, &mut uses);
+        cuda.variants.iter().for_each(|variant| add_uses(&variant.program, &mut uses));
         for module in &cuda.modules {
             if let Some(uses) = uses.get_mut(module.cubin.0 as usize) {
                 uses.insert("cubin");
@@ -102,19 +102,22 @@ fn blob_uses(manifest: &Manifest) -> Vec<BTreeSet<&str>> {
 }
 
 fn add_uses<'a>(program: &'a Program, uses: &mut [BTreeSet<&'a str>]) {
-    let mut blobs: Vec<Option<usize>> = Vec::with_capacity(program.values.len());
+    let mut blobs: Vec<Vec<usize>> = Vec::with_capacity(program.values.len());
     for value in &program.values {
         blobs.push(match value.storage {
-            Storage::Constant(blob) => Some(blob.0 as usize),
+            Storage::Constant(blob) => vec![blob.0 as usize],
+            Storage::Expanded(Expanded { values, positions, .. }) => vec![values.0 as usize, positions.0 as usize],
             // What an alias is of comes before it.
-            Storage::Alias(of) => blobs.get(of.0 as usize).copied().flatten(),
-            Storage::Input | Storage::Computed => None,
+            Storage::Alias(of) => blobs.get(of.0 as usize).cloned().unwrap_or_default(),
+            Storage::Input | Storage::Computed => Vec::new(),
         });
     }
     let operands = program.steps.iter().flat_map(|s| s.inputs.iter().flatten().map(|id| (id, s.op.name())));
     for (id, user) in operands.chain(program.outputs.iter().map(|o| (&o.value, "output"))) {
-        if let Some(uses) = blobs.get(id.0 as usize).copied().flatten().and_then(|blob| uses.get_mut(blob)) {
-            uses.insert(user);
+        for blob in blobs.get(id.0 as usize).into_iter().flatten() {
+            if let Some(uses) = uses.get_mut(*blob) {
+                uses.insert(user);
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use std::collections::hash_map::Entry;
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
-use sliderun::plan::cuda::{Launch, Work, library_multiple, library_of};
+use sliderun::plan::cuda::{Kernel, Launch, Work, library_multiple, library_of};
 use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 
 use super::refusal::Refusal;
@@ -46,29 +46,57 @@ const HEADERS: [&str; 13] = [
     "softmax.cuh",
 ];
 
-/// How a program is launched.
+/// The launches of programs that share their kernels.
 #[derive(Debug, Default)]
-pub struct Scheduled {
-    /// The launches, in order.
-    pub launches: Vec<Launch>,
+pub struct Schedule {
     /// The kernels' definitions: CUDA C++.
-    pub source: String,
+    definitions: String,
+    /// What was defined, without its name, and the name: layers repeat, and so do variants, and compiling takes time.
+    known: HashMap<String, String>,
+    /// How many programs there are.
+    programs: usize,
 }
 
-/// Launches for all steps of a program.
-///
-/// # Errors
-/// Every step that has no kernel, all at once.
-pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
-    let mut scheduled = Scheduled { source: HEADERS.map(|h| format!("#include \"{h}\"\n")).concat(), ..Scheduled::default() };
+impl Schedule {
+    /// The kernels' source: CUDA C++.
+    pub fn source(&self) -> String {
+        HEADERS.map(|h| format!("#include \"{h}\"\n")).concat() + &self.definitions
+    }
+
+    /// The name of a kernel with this definition: a known one's, or, where it is new, its own, which no other program's kernel has.
+    fn define(&mut self, kernel: &mut Kernel, source: String) {
+        match self.known.entry(source.replace(&kernel.symbol, "")) {
+            Entry::Occupied(known) => kernel.rename(known.get()),
+            Entry::Vacant(new) => {
+                let symbol = match self.programs {
+                    1 => kernel.symbol.clone(),
+                    n => format!("{}_v{n}", kernel.symbol),
+                };
+                self.definitions.push_str(&source.replace(&kernel.symbol, &symbol));
+                kernel.rename(&symbol);
+                new.insert(symbol);
+            }
+        }
+    }
+
+    /// Adds launches for all steps of a program, in order.
+    ///
+    /// # Errors
+    /// Every step that has no kernel, all at once.
+    pub fn add(&mut self, program: &Program) -> Result<Vec<Launch>, Vec<Refusal>> {
+        self.programs += 1;
+        schedule(program, self)
+    }
+}
+
+fn schedule(program: &Program, kernels: &mut Schedule) -> Result<Vec<Launch>, Vec<Refusal>> {
+    let mut launches = Vec::new();
     let mut refusals = Vec::new();
     let readers = Readers::new(program);
-    // What was defined, without its name, and the name: layers repeat, and compiling takes time.
-    let mut definitions = HashMap::new();
     let mut rest = program.steps.as_slice();
     let mut at = 0;
     while let Some(step) = rest.first() {
-        let position = scheduled.launches.len();
+        let position = launches.len();
         let elements = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 0 };
         let (count, generated) = match Chain::at(program, &readers, at, elements) {
             Some(chain) => (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at)))),
@@ -80,13 +108,7 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
         let work = match generated {
             Ok(None) => Some(Work::Product),
             Ok(Some(Generated { mut kernel, source })) => {
-                match definitions.entry(source.replace(&kernel.symbol, "")) {
-                    Entry::Vacant(new) => {
-                        new.insert(kernel.symbol.clone());
-                        scheduled.source.push_str(&source);
-                    }
-                    Entry::Occupied(known) => kernel.rename(known.get()),
-                }
+                kernels.define(&mut kernel, source);
                 Some(Work::Kernel(kernel))
             }
             Err(reason) => {
@@ -102,12 +124,10 @@ pub fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
                 None
             }
         };
-        scheduled
-            .launches
-            .extend(work.map(|work| Launch { steps: u32::try_from(count).expect("steps are counted in u32"), work }));
+        launches.extend(work.map(|work| Launch { steps: u32::try_from(count).expect("steps are counted in u32"), work }));
         (rest, at) = (&rest[count..], at + count);
     }
-    if refusals.is_empty() { Ok(scheduled) } else { Err(refusals) }
+    if refusals.is_empty() { Ok(launches) } else { Err(refusals) }
 }
 
 /// The kernel of steps that are launched together; `None` for a product that a library does.
@@ -205,7 +225,7 @@ impl Readers {
 }
 
 /// The value that holds the elements of another.
-fn root(program: &Program, id: ValueId) -> ValueId {
+pub fn root(program: &Program, id: ValueId) -> ValueId {
     match program.values[id.0 as usize].storage {
         Storage::Alias(of) => of,
         _ => id,

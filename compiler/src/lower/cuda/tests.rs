@@ -13,6 +13,19 @@ fn program(text: &str) -> Program {
     super::super::program(&graph, &mut PlanWriter::new()).unwrap()
 }
 
+/// A program's launches, and the source of their kernels.
+#[derive(Debug)]
+struct Scheduled {
+    launches: Vec<Launch>,
+    source: String,
+}
+
+fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
+    let mut schedule = Schedule::default();
+    let launches = schedule.add(program)?;
+    Ok(Scheduled { launches, source: schedule.source() })
+}
+
 /// The launches as text: what is launched, and the operators of the steps that it does.
 fn launches(text: &str) -> Vec<String> {
     let program = program(text);

@@ -47,31 +47,47 @@ enum Bindable {
 /// The shapes that are ready, the one used last at the end, and the memory that they share.
 #[derive(Default)]
 pub struct BoundCache {
-    entries: Vec<(Vec<Vec<usize>>, Bound)>,
+    entries: Vec<Entry>,
     arena: Option<Arc<DeviceBuffer>>,
     workspace: Option<Arc<DeviceBuffer>>,
 }
 
+/// A shape that is ready.
+struct Entry {
+    shapes: Vec<Vec<usize>>,
+    /// The variant that it runs.
+    gpu: Arc<Gpu>,
+    bound: Bound,
+}
+
 impl BoundCache {
-    /// The program on these input shapes; made by `make` when it is not there yet.
+    /// The position of what is ready for these input shapes; it is used now.
+    fn find(&mut self, shapes: &[&[usize]]) -> Option<usize> {
+        let at = self.entries.iter().rposition(|e| e.shapes.iter().map(Vec::as_slice).eq(shapes.iter().copied()))?;
+        let entry = self.entries.remove(at);
+        self.entries.push(entry);
+        Some(self.entries.len() - 1)
+    }
+
+    /// The variant and the program on these input shapes; made by `make` when it is not there yet.
     pub fn get(
         &mut self,
         shapes: &[&[usize]],
-        make: impl FnOnce(&mut BoundCache) -> Result<Bound, SessionError>,
-    ) -> Result<&mut Bound, SessionError> {
-        let at = self.entries.iter().rposition(|(key, _)| key.iter().map(Vec::as_slice).eq(shapes.iter().copied()));
-        let entry = match at {
-            Some(at) => self.entries.remove(at),
+        make: impl FnOnce(&mut BoundCache) -> Result<(Arc<Gpu>, Bound), SessionError>,
+    ) -> Result<(Arc<Gpu>, &mut Bound), SessionError> {
+        let at = match self.find(shapes) {
+            Some(at) => at,
             None => {
                 if self.entries.len() == MAX_BOUND {
                     self.entries.remove(0);
                 }
-                let bound = make(self)?;
-                (shapes.iter().map(|s| s.to_vec()).collect(), bound)
+                let (gpu, bound) = make(self)?;
+                self.entries.push(Entry { shapes: shapes.iter().map(|s| s.to_vec()).collect(), gpu, bound });
+                self.entries.len() - 1
             }
         };
-        self.entries.push(entry);
-        Ok(&mut self.entries.last_mut().expect("just pushed").1)
+        let entry = &mut self.entries[at];
+        Ok((entry.gpu.clone(), &mut entry.bound))
     }
 
     /// Memory of at least so many bytes: `place`'s, or larger in its place. What was made ready with the smaller is made anew when it is needed

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::SessionError;
+use super::Gpu;
 use super::runner::Runner;
 use crate::cuda::driver::{Event, PinnedBuffer};
 use crate::dtype::DType;
@@ -14,6 +15,8 @@ use crate::tensor::Tensor;
 #[must_use = "what the run gives, and whether it failed, comes from `wait`"]
 pub struct PendingRun {
     runner: Arc<Runner>,
+    /// The variant that runs.
+    gpu: Arc<Gpu>,
     done: Event,
     /// There until the run has been waited for.
     staging: Option<PinnedBuffer>,
@@ -37,13 +40,13 @@ pub(super) enum OutputData {
 
 impl PendingRun {
     pub(super) fn new(
-        runner: Arc<Runner>,
+        (runner, gpu): (Arc<Runner>, Arc<Gpu>),
         done: Event,
         staging: PinnedBuffer,
         fault: Range<usize>,
         outputs: Vec<Output>,
     ) -> PendingRun {
-        PendingRun { runner, done, staging: Some(staging), fault, outputs }
+        PendingRun { runner, gpu, done, staging: Some(staging), fault, outputs }
     }
 
     /// Whether the run is done.
@@ -74,7 +77,7 @@ impl PendingRun {
 
     fn collect(&mut self, staging: &[u8]) -> Result<Vec<(String, Tensor)>, SessionError> {
         if let Some(fault) = staging[self.fault.clone()].first_chunk() {
-            self.runner.gpu().check_fault(u32::from_ne_bytes(*fault))?;
+            self.gpu.check_fault(u32::from_ne_bytes(*fault))?;
         }
         let tensor = |Output { name, data }| match data {
             OutputData::Known(tensor) => Ok((name, tensor)),

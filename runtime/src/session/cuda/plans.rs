@@ -8,7 +8,7 @@ mod rivals;
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use choice::ProductChoice;
@@ -35,10 +35,8 @@ pub struct Plans {
     context: Context,
     tuning: Tuning,
     cache: Option<DiskCache>,
-    sparse: Option<CusparseLt>,
-    dense: Option<CublasLt>,
-    /// Of the plan that is being loaded.
-    pub weights: WeightCounts,
+    sparse: OnceLock<CusparseLt>,
+    dense: OnceLock<CublasLt>,
     made: Mutex<Made>,
 }
 
@@ -50,35 +48,34 @@ struct Made {
     dense_choices: HashMap<DenseProblem, Option<DenseAlgorithm>>,
     choices: Vec<ProductChoice>,
     plans: usize,
+    weights: WeightCounts,
 }
 
 impl Plans {
     pub fn new(context: &Context, tuning: Tuning, cache: Option<DiskCache>) -> Self {
-        Plans {
-            context: context.clone(),
-            tuning,
-            cache,
-            sparse: None,
-            dense: None,
-            weights: WeightCounts::default(),
-            made: Mutex::default(),
-        }
+        Plans { context: context.clone(), tuning, cache, sparse: OnceLock::new(), dense: OnceLock::new(), made: Mutex::default() }
     }
 
     /// Loads the library of dense products, unless it is.
-    pub fn need_dense(&mut self) -> Result<(), CudaError> {
-        if self.dense.is_none() {
-            self.dense = Some(CublasLt::new(&self.context)?);
-        }
-        Ok(())
+    pub fn need_dense(&self) -> Result<&CublasLt, CudaError> {
+        loaded(&self.dense, || CublasLt::new(&self.context))
     }
 
     /// The library of sparse products, loaded when it is first asked for.
-    pub fn need_sparse(&mut self) -> Result<&CusparseLt, CudaError> {
-        if self.sparse.is_none() {
-            self.sparse = Some(CusparseLt::new(&self.context)?);
-        }
-        Ok(self.sparse.as_ref().expect("just loaded"))
+    pub fn need_sparse(&self) -> Result<&CusparseLt, CudaError> {
+        loaded(&self.sparse, || CusparseLt::new(&self.context))
+    }
+
+    /// Says how a sparse weight has come onto the device.
+    pub fn count_weight(&self, cached: bool) {
+        let mut made = self.made();
+        made.weights.cached += usize::from(cached);
+        made.weights.compressed += usize::from(!cached);
+    }
+
+    /// How the sparse weights have come onto the device.
+    pub fn weights(&self) -> WeightCounts {
+        self.made().weights
     }
 
     /// Where results are kept.
@@ -98,7 +95,7 @@ impl Plans {
 
     /// The plan of a sparse product; `weight` is one that it is for.
     pub fn sparse(&self, problem: SparseProblem, weight: &SparseWeight) -> Result<Arc<SparseMatmul>, CudaError> {
-        let library = self.sparse.as_ref().ok_or_else(|| not_loaded(&problem))?;
+        let library = self.sparse.get().ok_or_else(|| not_loaded(&problem))?;
         let mut made = self.made();
         if let Some(known) = made.sparse.get(&problem) {
             return Ok(known.clone());
@@ -125,7 +122,7 @@ impl Plans {
 
     /// The plan of a dense product.
     pub fn dense(&self, problem: DenseProblem) -> Result<Arc<DenseMatmul>, CudaError> {
-        let library = self.dense.as_ref().ok_or_else(|| not_loaded(&problem))?;
+        let library = self.dense.get().ok_or_else(|| not_loaded(&problem))?;
         let mut made = self.made();
         if let Some(known) = made.dense.get(&problem) {
             return Ok(known.clone());
@@ -247,6 +244,15 @@ impl Plans {
         };
         Ok((algorithm, choice))
     }
+}
+
+/// A library, loaded when it is first asked for.
+fn loaded<L>(place: &OnceLock<L>, load: impl FnOnce() -> Result<L, CudaError>) -> Result<&L, CudaError> {
+    if let Some(library) = place.get() {
+        return Ok(library);
+    }
+    let library = load()?;
+    Ok(place.get_or_init(|| library))
 }
 
 fn not_loaded(problem: &dyn std::fmt::Display) -> CudaError {

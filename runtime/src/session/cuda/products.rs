@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::SessionError;
 use super::super::program::{Program, index, step_error};
+use super::base::Base;
 use super::plans::{Plans, Rivals};
 use super::{device_error, is_sparse, weights};
 use crate::cpu::batched_matmul;
@@ -22,7 +23,7 @@ pub struct Product {
     rhs: Option<usize>,
     out: usize,
     /// Neither it nor the right side is there where the session leaves products out.
-    weight: Option<SparseWeight>,
+    weight: Option<Arc<SparseWeight>>,
 }
 
 /// A product on concrete extents.
@@ -47,17 +48,17 @@ impl Planned {
 
 impl Product {
     /// Loads the library and compresses the weight where it is sparse.
-    pub fn new(program: &Program, step: usize, plans: &mut Plans, stream: &Stream) -> Result<Product, SessionError> {
+    pub fn new(program: &Program, step: usize, base: &Base, stream: &Stream) -> Result<Product, SessionError> {
         let s = &program.steps[step];
         let fail = |e: CudaError| device_error(s, e);
         let mut product = Product::left_out(program, step)?;
         let Op::SparseGemm(op) = &s.op else {
-            plans.need_dense().map_err(fail)?;
+            base.plans.need_dense().map_err(fail)?;
             product.rhs = Some(operand(s, 1)?);
             return Ok(product);
         };
         let (values, positions) = (operand(s, 1)?, operand(s, 2)?);
-        product.weight = Some(weights::load(program, s, op, (values, positions), plans, stream)?);
+        product.weight = Some(weights::load(program, s, op, (values, positions), base, stream)?);
         Ok(product)
     }
 

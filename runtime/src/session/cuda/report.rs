@@ -15,6 +15,40 @@ pub struct CudaReport {
     pub plans: usize,
     /// The algorithms that were chosen for them, in the order in which they were needed.
     pub choices: Vec<ProductChoice>,
+    /// The variants that have been made ready, in that order.
+    pub variants: Vec<String>,
+    /// The variants that were chosen, by rows.
+    pub variant_choices: Vec<VariantChoice>,
+    /// Bytes of constants and weights on the device, of all variants that have been made ready.
+    pub constant_bytes: u64,
+    /// What the user should know, such as timings that are not for this GPU.
+    pub warnings: Vec<String>,
+}
+
+/// A variant of the plan that was chosen for so many rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariantChoice {
+    /// Rows of the products' activations, as they are padded; see [`CudaPlan::rows`](crate::plan::cuda::CudaPlan::rows).
+    pub rows: u64,
+    /// Its name.
+    pub variant: String,
+    /// Why.
+    pub because: Because,
+    /// Device time of a replay of each variant that was measured.
+    pub times: Vec<(String, Duration)>,
+}
+
+/// Why a variant runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It is the only one, or the caller asks for it.
+    Only,
+    /// The compiler's cost model prefers it for so many rows.
+    Estimated,
+    /// It was measured now.
+    Measured,
+    /// It was measured earlier, and remembered.
+    Remembered,
 }
 
 /// How the sparse weights of a plan came onto the device.

@@ -97,13 +97,13 @@ impl Runner {
         given: &[(&str, TensorView<'_>)],
         work: impl FnOnce(&Gpu, &mut Bound, &Stream, &DeviceBuffer, &[TensorView<'_>]) -> Result<R, SessionError>,
     ) -> Result<R, SessionError> {
-        let arranged = inputs::arrange(&self.gpu().inputs, given)?;
+        let arranged = inputs::arrange(&self.variants().inputs, given)?;
         let shapes: Vec<&[usize]> = arranged.iter().map(|v| v.shape).collect();
         let mut state = self.lock();
         let ready = self.bound(&mut state, &shapes)?;
         // Runs that were started use the same memory.
         ready.stream.synchronize()?;
-        let done = work(self.gpu(), ready.bound, ready.recorder, ready.fault, &arranged);
+        let done = work(&ready.gpu, ready.bound, ready.recorder, ready.fault, &arranged);
         ready.recorder.synchronize()?;
         done
     }

@@ -10,13 +10,14 @@ use super::bound::{Bound, BoundCache};
 use super::options::CallerStream;
 use super::pending::{DeviceTensor, Output, OutputData, PendingRun};
 use super::staging::{Places, Staging};
+use super::variants::Variants;
 use crate::cuda::driver::{DeviceBuffer, DeviceSlice, Event, PinnedBuffer, Stream};
 use crate::plan::Plan;
 use crate::tensor::{Tensor, TensorView};
 
 /// See the module documentation.
 pub struct Runner {
-    gpu: Arc<Gpu>,
+    variants: Arc<Variants>,
     memory_limit: Option<usize>,
     staging: Staging,
     state: Mutex<State>,
@@ -32,8 +33,9 @@ pub struct State {
     recorder: Stream,
 }
 
-/// The program on a shape, and what a run needs besides.
+/// The variant and its program on a shape, and what a run needs besides.
 pub(super) struct Ready<'s> {
+    pub gpu: Arc<Gpu>,
     pub bound: &'s mut Bound,
     pub fault: &'s DeviceBuffer,
     pub stream: &'s Stream,
@@ -51,30 +53,31 @@ enum Io<'a> {
 impl Runner {
     /// Loads a plan onto the device of this ordinal.
     pub fn load(plan: Arc<Plan>, ordinal: usize, options: &SessionOptions) -> Result<Runner, SessionError> {
-        let gpu = Arc::new(Gpu::new(plan, ordinal, &options.cuda)?);
-        Runner::new(gpu, options.cuda.stream, options.memory_limit)
+        let variants = Arc::new(Variants::new(plan, ordinal, options)?);
+        Runner::new(variants, options.cuda.stream, options.memory_limit)
     }
 
     /// Another one on the same loaded plan.
     pub fn share(&self, stream: Option<CallerStream>) -> Result<Runner, SessionError> {
-        Runner::new(self.gpu.clone(), stream, self.memory_limit)
+        Runner::new(self.variants.clone(), stream, self.memory_limit)
     }
 
-    fn new(gpu: Arc<Gpu>, stream: Option<CallerStream>, memory_limit: Option<usize>) -> Result<Runner, SessionError> {
-        let recorder = Stream::new(&gpu.context)?;
+    fn new(variants: Arc<Variants>, stream: Option<CallerStream>, memory_limit: Option<usize>) -> Result<Runner, SessionError> {
+        let context = &variants.base.context;
+        let recorder = Stream::new(context)?;
         let stream = match stream {
             // SAFETY: a stream of this context that outlives the session, as whoever made the `CallerStream` has promised.
             #[allow(unsafe_code)]
-            Some(stream) => unsafe { Stream::borrow(&gpu.context, stream.raw()) },
-            None => Stream::new(&gpu.context)?,
+            Some(stream) => unsafe { Stream::borrow(context, stream.raw()) },
+            None => Stream::new(context)?,
         };
-        let fault = DeviceBuffer::new(&gpu.context, 4)?;
+        let fault = DeviceBuffer::new(context, 4)?;
         let state = Mutex::new(State { bound: BoundCache::default(), fault, stream, recorder });
-        Ok(Runner { gpu, memory_limit, staging: Staging::default(), state })
+        Ok(Runner { variants, memory_limit, staging: Staging::default(), state })
     }
 
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
+    pub fn variants(&self) -> &Variants {
+        &self.variants
     }
 
     /// Runs the program and waits. `given` are (name, data) pairs.
@@ -84,7 +87,7 @@ impl Runner {
 
     /// Starts a run from the host and back.
     pub fn start(self: &Arc<Self>, given: &[(&str, TensorView<'_>)]) -> Result<PendingRun, SessionError> {
-        let arranged = inputs::arrange(&self.gpu.inputs, given)?;
+        let arranged = inputs::arrange(&self.variants.inputs, given)?;
         let shapes: Vec<&[usize]> = arranged.iter().map(|v| v.shape).collect();
         // SAFETY: nothing in device memory is given.
         #[allow(unsafe_code)]
@@ -103,14 +106,14 @@ impl Runner {
         given: &[(&str, DeviceTensor<'_>)],
         wanted: &[(&str, DeviceTensor<'_>)],
     ) -> Result<PendingRun, SessionError> {
-        let arranged = inputs::arrange_by_name(&self.gpu.inputs, given, |port, tensor| {
+        let arranged = inputs::arrange_by_name(&self.variants.inputs, given, |port, tensor| {
             inputs::check_type(port, tensor.dtype, tensor.shape)?;
             tensor.check_address(&port.name)
         })?;
         let mut outputs = Vec::with_capacity(wanted.len());
         for (name, tensor) in wanted {
-            let Some(position) = self.gpu.outputs.iter().position(|p| p.name == *name) else {
-                let known = self.gpu.outputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+            let Some(position) = self.variants.outputs.iter().position(|p| p.name == *name) else {
+                let known = self.variants.outputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
                 return Err(SessionError::UnknownOutput { name: (*name).to_owned(), known });
             };
             tensor.check_address(name)?;
@@ -124,12 +127,14 @@ impl Runner {
     /// The program on the inputs' shapes, which fit the ranks of the plan's.
     pub(super) fn bound<'s>(&self, state: &'s mut State, shapes: &[&[usize]]) -> Result<Ready<'s>, SessionError> {
         let State { bound, fault, stream, recorder } = state;
-        let gpu = &*self.gpu;
-        let bound = bound.get(shapes, |cache| {
-            let symbols = inputs::unify(&gpu.inputs, shapes, &gpu.plan().manifest().symbols)?;
-            Bound::new(gpu, &symbols, cache, fault.as_slice(), self.memory_limit)
+        let variants = &*self.variants;
+        let (gpu, bound) = bound.get(shapes, |cache| {
+            let symbols = inputs::unify(&variants.inputs, shapes, &variants.base.plan.manifest().symbols)?;
+            let gpu = variants.get(variants.choose(variants.rows(&symbols)?))?;
+            let bound = Bound::new(&gpu, &symbols, cache, fault.as_slice(), self.memory_limit)?;
+            Ok((gpu, bound))
         })?;
-        Ok(Ready { bound, fault, stream, recorder })
+        Ok(Ready { gpu, bound, fault, stream, recorder })
     }
 
     pub(super) fn put_back(&self, staging: PinnedBuffer) {
@@ -146,9 +151,9 @@ impl Runner {
     /// What is given in device memory is there until the stream has passed the run.
     #[allow(unsafe_code)]
     unsafe fn enqueue(self: &Arc<Self>, shapes: &[&[usize]], io: &Io<'_>) -> Result<PendingRun, SessionError> {
-        let gpu = &*self.gpu;
         let mut state = self.lock();
         let ready = self.bound(&mut state, shapes)?;
+        let gpu = &*ready.gpu.clone();
         let mut places = Places::default();
         let fault = places.next(size_of::<u32>());
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -218,7 +223,7 @@ impl Runner {
             Ok(done)
         });
         match queued {
-            Ok(done) => Ok(PendingRun::new(self.clone(), done, staging, fault, outputs)),
+            Ok(done) => Ok(PendingRun::new((self.clone(), ready.gpu.clone()), done, staging, fault, outputs)),
             Err(e) => {
                 // What is in the stream already may copy from and to the staging buffer.
                 match ready.stream.synchronize() {

@@ -2,8 +2,11 @@
 //!
 //! What the library compresses to is good for one version of it and one kind of GPU, whatever the number of rows and the algorithm.
 
+use std::sync::Arc;
+
 use super::super::SessionError;
 use super::super::program::{Program, Source, step_error};
+use super::base::Base;
 use super::device_error;
 use super::plans::Plans;
 use crate::cuda::CudaError;
@@ -22,20 +25,38 @@ pub fn load(
     step: &Step,
     op: &SparseGemm,
     (values, positions): (usize, usize),
-    plans: &mut Plans,
+    base: &Base,
+    stream: &Stream,
+) -> Result<Arc<SparseWeight>, SessionError> {
+    let made = || make(program, step, op, (values, positions), &base.plans, stream);
+    let blob = |v: usize| if let Source::Blob(id) = program.values[program.values[v].root].source { Some(id) } else { None };
+    match (blob(values), blob(positions)) {
+        (Some(of_values), Some(of_positions)) => {
+            base.weight((of_values, of_positions, program.values[values].ty.dtype, op.layout.clone()), made)
+        }
+        _ => made().map(Arc::new),
+    }
+}
+
+fn make(
+    program: &Program,
+    step: &Step,
+    op: &SparseGemm,
+    (values, positions): (usize, usize),
+    plans: &Plans,
     stream: &Stream,
 ) -> Result<SparseWeight, SessionError> {
     let fail = |e: CudaError| device_error(step, e);
     let concrete = |v: usize| program.values[v].ty.concrete_shape().unwrap_or_default();
     let (values_shape, positions_shape) = (concrete(values), concrete(positions));
-    let library = plans.need_sparse().map_err(fail)?.clone();
+    let library = plans.need_sparse().map_err(fail)?;
     let key = key(program, &library.cache_key(), op, (values, positions));
     let dtype = program.values[values].ty.dtype;
     if let (Some(cache), Some(key), Some(&n)) = (plans.cache(), &key, values_shape.first())
         && let Some(bytes) = cache.get(KIND, key)
-        && let Ok(weight) = SparseWeight::from_cached(&library, (dtype, n, op.layout.lifted()), &bytes, stream)
+        && let Ok(weight) = SparseWeight::from_cached(library, (dtype, n, op.layout.lifted()), &bytes, stream)
     {
-        plans.weights.cached += 1;
+        plans.count_weight(true);
         return Ok(weight);
     }
     let constants = (program.constant(values, &values_shape)?, program.constant(positions, &positions_shape)?);
@@ -46,8 +67,8 @@ pub fn load(
         Compressed::new(&op.layout, values, positions).and_then(|c| c.expand_lifted()).map_err(|e| step_error(step, e))?;
     let [n, k] = [lifted.shape()[0], lifted.shape()[1]];
     let dense = DeviceBuffer::from_host(lifted.bytes(), stream).map_err(fail)?;
-    let weight = SparseWeight::compress(&library, (lifted.dtype(), n, k), dense.as_slice(), stream).map_err(fail)?;
-    plans.weights.compressed += 1;
+    let weight = SparseWeight::compress(library, (lifted.dtype(), n, k), dense.as_slice(), stream).map_err(fail)?;
+    plans.count_weight(false);
     if let (Some(cache), Some(key)) = (plans.cache(), &key) {
         // A cache that cannot be written is one less, not a failure.
         let _ = cache.put(KIND, key, &weight.download(stream).map_err(fail)?);

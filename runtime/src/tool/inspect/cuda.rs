@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::plan::cuda::{CudaPlan, Form, Launch, Work, library_of};
+use crate::plan::cuda::{CudaPlan, Form, Launch, Variant, Work, library_of};
 use crate::plan::manifest::Manifest;
 use crate::tool::ToolError;
 
@@ -34,7 +34,7 @@ pub struct LaunchRow<'a> {
 }
 
 impl<'a> LaunchRow<'a> {
-    fn new(cuda: &'a CudaPlan, positions: Range<usize>, launch: &'a Launch) -> LaunchRow<'a> {
+    fn new(cuda: &'a Variant, positions: Range<usize>, launch: &'a Launch) -> LaunchRow<'a> {
         let first_step = positions.start;
         let steps = cuda.program.steps.get(positions).unwrap_or_default();
         let (kernel, product) = match &launch.work {
@@ -56,7 +56,7 @@ impl<'a> LaunchRow<'a> {
 }
 
 /// The launches, in order.
-pub fn launches(cuda: &CudaPlan) -> Vec<LaunchRow<'_>> {
+pub fn launches(cuda: &Variant) -> Vec<LaunchRow<'_>> {
     let row = |(positions, launch)| LaunchRow::new(cuda, positions, launch);
     cuda.launched().map(row).collect()
 }
@@ -67,7 +67,14 @@ pub fn describe(manifest: &Manifest) -> serde_json::Value {
     let targets: Vec<serde_json::Value> = sizes(manifest, cuda)
         .map(|(architecture, bytes)| serde_json::json!({ "architecture": architecture, "cubin_bytes": bytes }))
         .collect();
-    serde_json::json!({ "targets": targets, "steps": cuda.program.steps.len(), "launches": launches(cuda) })
+    let variant = |v: &Variant| {
+        serde_json::json!({
+            "name": v.name, "range": cuda.range(v), "sparse": v.sparse_share(), "expanded_bytes": v.expanded_bytes(),
+            "steps": v.program.steps.len(), "launches": launches(v),
+        })
+    };
+    let variants: Vec<serde_json::Value> = cuda.variants.iter().map(variant).collect();
+    serde_json::json!({ "targets": targets, "rows": cuda.rows.to_string(), "variants": variants })
 }
 
 fn sizes<'a>(manifest: &'a Manifest, cuda: &'a CudaPlan) -> impl Iterator<Item = (String, u64)> + 'a {
@@ -81,12 +88,57 @@ fn sizes<'a>(manifest: &'a Manifest, cuda: &'a CudaPlan) -> impl Iterator<Item =
 /// Those of `out`.
 pub fn text(manifest: &Manifest, each: bool, out: &mut dyn Write) -> Result<(), ToolError> {
     let Some(cuda) = &manifest.cuda else { return Ok(()) };
-    let rows = launches(cuda);
     let targets: Vec<String> = sizes(manifest, cuda)
         .map(|(architecture, bytes)| format!("{architecture} (cubin of {:.0} KiB)", bytes as f64 / 1024.0))
         .collect();
     let targets = if targets.is_empty() { "no architecture".to_owned() } else { targets.join(", ") };
-    writeln!(out, "CUDA: {} launches for {} steps, for {targets}", rows.len(), cuda.program.steps.len())?;
+    let several = cuda.variants.len() > 1;
+    let chosen =
+        if several { format!(", {} variants chosen by rows = {}", cuda.variants.len(), cuda.rows) } else { String::new() };
+    writeln!(out, "CUDA for {targets}{chosen}")?;
+    for variant in &cuda.variants {
+        if several {
+            writeln!(out, "variant {}: {}", variant.name, preference(cuda, variant))?;
+        }
+        writeln!(out, "  {}", summary(variant))?;
+        launched(variant, each, out)?;
+    }
+    Ok(())
+}
+
+/// For which numbers of rows the compiler's cost model prefers a variant.
+fn preference(cuda: &CudaPlan, variant: &Variant) -> String {
+    match cuda.range(variant) {
+        None => "not preferred by estimates, only where measured faster".to_owned(),
+        Some((0, None)) => "preferred by estimates for any rows".to_owned(),
+        Some((0, Some(to))) => format!("preferred by estimates for rows < {to}"),
+        Some((from, None)) => format!("preferred by estimates for rows ≥ {from}"),
+        Some((from, Some(to))) => format!("preferred by estimates for {from} ≤ rows < {to}"),
+    }
+}
+
+/// How large a variant is and how much of it is sparse.
+pub fn summary(variant: &Variant) -> String {
+    let share = variant.sparse_share();
+    let mut text = format!("{} launches for {} steps", variant.launches.len(), variant.program.steps.len());
+    if share.products > 0 {
+        text += &format!(
+            ", {} of {} products sparse ({:.0}% of the multiplications)",
+            share.sparse,
+            share.products,
+            100.0 * share.of_work
+        );
+    }
+    let expanded = variant.expanded_bytes();
+    if expanded > 0 {
+        text += &format!(", {:.2} MiB of dense weights written out on the device", expanded as f64 / f64::from(1 << 20));
+    }
+    text
+}
+
+/// The launches of a variant.
+fn launched(variant: &Variant, each: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+    let rows = launches(variant);
     if each {
         writeln!(out, "  {:>4} {:>5} {:>7} {:>7}  {:<44} OPERATORS", "#", "STEPS", "THREADS", "SHARED", "KERNEL OR LIBRARY")?;
         for (i, row) in rows.iter().enumerate() {

@@ -26,14 +26,14 @@ pub struct Rivals {
 
 impl Plans {
     pub fn sparse_rivals(&self, own: &SparseMatmul, operands: &SparseOperands<'_>, stream: &Stream) -> Result<Rivals, CudaError> {
-        let library = self.sparse.as_ref().ok_or_else(|| not_loaded(own.problem()))?;
+        let library = self.sparse.get().ok_or_else(|| not_loaded(own.problem()))?;
         let found = SparseMatmul::search(library, own.problem(), None, Some(own.algorithm()), operands, stream, BUDGET)?;
         let best = found.candidates.first().map_or(found.first, |c| c.time);
         Ok(Rivals { own: found.first, best, tried: found.candidates.len(), untried: found.untried })
     }
 
     pub fn dense_rivals(&self, own: &DenseMatmul, operands: &DenseOperands<'_>, stream: &Stream) -> Result<Rivals, CudaError> {
-        let library = self.dense.as_ref().ok_or_else(|| not_loaded(own.problem()))?;
+        let library = self.dense.get().ok_or_else(|| not_loaded(own.problem()))?;
         let found = DenseMatmul::search(library, own.problem(), Some(own.algorithm()), operands, stream, usize::MAX, BUDGET)?;
         Ok(Rivals { own: found.first, best: found.best, tried: found.tried, untried: found.untried })
     }
