@@ -19,8 +19,8 @@ use std::time::Duration;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{
-    Because, CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchWork, PendingRun, ProductChoice,
-    Rivals, Tuning, UnknownTuning, VariantChoice, WeightCounts,
+    Because, CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchTimes, LaunchWork, PendingRun,
+    ProductChoice, Rivals, Tuning, UnknownTuning, VariantChoice, WeightCounts,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;

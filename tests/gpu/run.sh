@@ -155,7 +155,7 @@ while read -r name _; do
   grep -e ceilings -e 'COUNT' "$out"; echo "$line"
 done < <(there kernel)
 
-heading "Products of Qwen2.5-7B: our algorithm within 2% of the best of all, each in its turn on the plan's operands; a replay among many within 3% of the sum of its launches (less is welcome)"
+heading "Products of Qwen2.5-7B: our algorithm within 2% of the best of all, each in its turn on the plan's operands; its launches add up to within 3% of what they take one behind the other, all measured in one go"
 while read -r name _; do
   for m in $rows; do
     out=results/$name.$m.txt
@@ -163,9 +163,9 @@ while read -r name _; do
     timeout 200 "$sliderun" bench "plans/$name.slide" --device cuda --shape m=$m --duration $seconds --operators --algorithms >"$out.bench" 2>&1 || { fail "$name M=$m: bench"; tail -n 5 "$out.bench"; continue; }
     read -r time tflops dense < <(awk '/, cu(SPARSE|BLAS)Lt$/ { print $2, $4, $5 }' "$out.bench")
     read -r own best ratio tried < <(awk 'found { print $1, $2, $3, $4; exit } /OWN µs/ { found = 1 }' "$out.bench")
-    sum=$(sed -n 's/.* µs, \([0-9.]*\) of a replay.*/\1/p' "$out.bench")
-    said="$name M=$m: $time µs, $tflops TFLOPS, $dense of a large dense product; beside the others $own µs, best of $tried $best µs; sum of launches $sum of a replay"
-    if awk -v t="$tried" -v r="$ratio" -v s="$sum" 'BEGIN { exit !(t > 1 && r <= 1.02 && s >= 0.97) }'; then pass "$said"; else fail "$said"; fi
+    sum=$(sed -n 's/.* µs, \([0-9.]*\) of what all take.*/\1/p' "$out.bench")
+    said="$name M=$m: $time µs, $tflops TFLOPS, $dense of a large dense product; beside the others $own µs, best of $tried $best µs; launches add up to $sum of them all"
+    if awk -v t="$tried" -v r="$ratio" -v s="$sum" 'BEGIN { exit !(t > 1 && r <= 1.02 && s >= 0.97 && s <= 1.03) }'; then pass "$said"; else fail "$said"; fi
   done
 done < <(there gemm)
 

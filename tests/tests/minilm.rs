@@ -92,6 +92,9 @@ fn dense_plan_agrees_with_tract() {
         assert!(verification.within(1e-4), "{batch}×{sequence}: {:.2e}", verification.worst());
         assert_eq!(verification.layers.len(), WEIGHTS + 3, "every product is compared, attention whole");
         assert!(verification.layers.iter().all(|l| l.plan.within(1e-4)));
+        let extents = [("batch_size".to_owned(), batch as i64), ("sequence_length".to_owned(), sequence as i64)];
+        let size = session.arena_size(&extents.into()).unwrap();
+        assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{batch}×{sequence}: {size:?}");
     }
 }
 

@@ -58,6 +58,10 @@ fn dense_plan_agrees_with_tract() {
     let verification = verify::verify(&session, &views(&inputs), &expected, None).unwrap();
     assert!(verification.within(1e-4), "{:.2e}", verification.worst());
     assert!(verification.layers.iter().all(|l| l.plan.within(1e-4)));
+    for batch in [1, 3, 32] {
+        let size = session.arena_size(&[("batch_size".to_owned(), batch)].into()).unwrap();
+        assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{batch} images: {size:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod staging;
 mod variants;
 mod weights;
 
-pub use measure::{LaunchTime, LaunchWork};
+pub use measure::{LaunchTime, LaunchTimes, LaunchWork};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -71,6 +71,8 @@ pub struct Gpu {
     /// Constants by the value that holds them.
     constants: BTreeMap<usize, Arc<DeviceBuffer>>,
     plans: Arc<Plans>,
+    /// Whether any kernel of the plan may note a fault: otherwise the word for them stays 0.
+    notes_faults: bool,
 }
 
 impl Gpu {
@@ -105,7 +107,8 @@ impl Gpu {
         let constants = read_constants(base, &program, &launches, &stream)?;
         laps.end("constants");
         base.add_laps(laps);
-        Ok(Gpu { program, context: base.context.clone(), launches, constants, plans: base.plans.clone() })
+        let notes_faults = base.notes_faults();
+        Ok(Gpu { program, context: base.context.clone(), launches, constants, plans: base.plans.clone(), notes_faults })
     }
 
     /// What the word in which kernels note faults says.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTime, PendingRun, Rivals, Runner};
+use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTimes, PendingRun, Rivals, Runner};
 use super::{Backend, Session, SessionError, StepTrace};
 use crate::tensor::TensorView;
 
@@ -115,11 +115,11 @@ impl Session {
         self.on_cuda()?.steady_time(inputs, times)
     }
 
-    /// The time of each launch on a GPU by itself, on what the launches before it make of the inputs.
+    /// The time of each launch on a GPU, on what the launches before it make of the inputs.
     ///
     /// # Errors
     /// As [`Session::run`]; a session on the CPU.
-    pub fn launch_times(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
+    pub fn launch_times(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<LaunchTimes, SessionError> {
         self.on_cuda()?.launch_times(inputs)
     }
 

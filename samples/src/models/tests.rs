@@ -30,10 +30,13 @@ fn session(model: &Path) -> Session {
     Session::new(plan.into(), Device::Cpu, SessionOptions::default()).unwrap()
 }
 
+fn bindings(extents: [usize; 3]) -> Bindings {
+    let names = ["batch_size", "sequence_length", "past_sequence_length"];
+    names.iter().zip(extents).map(|(name, size)| ((*name).to_owned(), size as i64)).collect()
+}
+
 fn random_inputs(session: &Session) -> NamedTensors {
-    let sizes = ["batch_size", "sequence_length", "past_sequence_length"];
-    let symbols: Bindings = sizes.iter().zip(SHAPE).map(|(name, size)| ((*name).to_owned(), size as i64)).collect();
-    let mut inputs: NamedTensors = random::inputs(session.inputs(), &symbols, 1).unwrap().into_iter().collect();
+    let mut inputs: NamedTensors = random::inputs(session.inputs(), &bindings(SHAPE), 1).unwrap().into_iter().collect();
     if let Some(positions) = inputs.get_mut("position_ids") {
         *positions = self::positions(SHAPE[0], 3, SHAPE[1]);
     }
@@ -83,6 +86,10 @@ fn every_family_compiles_and_agrees_with_tract() {
         let verification = verify::verify(&session, &views, &expected, None).unwrap();
         assert!(verification.within(limit), "{name}, {options:?}: {:.1e}", verification.worst());
         assert!(!verification.outputs.is_empty());
+        for extents in [SHAPE, [1, 1, 0], [1, 128, 300], [16, 77, 1]] {
+            let size = session.arena_size(&bindings(extents)).unwrap();
+            assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{name}, {options:?}, {extents:?}: {size:?}");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cuda::CudaError;
 use crate::cuda::cusparselt::SparseWeight;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
 use crate::dtype::DType;
-use crate::plan::cuda::{CudaPlan, Variant};
+use crate::plan::cuda::{Argument, CudaPlan, Variant, Work};
 use crate::plan::manifest::{BlobId, Expanded};
 use crate::plan::{Architecture, Plan};
 use crate::sparse::KLayout;
@@ -115,6 +115,12 @@ impl Base {
 
     pub fn variant(&self, position: usize) -> &Variant {
         &self.cuda().variants[position]
+    }
+
+    /// Whether any kernel may note a fault in data.
+    pub fn notes_faults(&self) -> bool {
+        let notes = |work: &Work| matches!(work, Work::Kernel(kernel) if kernel.arguments.contains(&Argument::Fault));
+        self.cuda().variants.iter().flat_map(|v| &v.launches).any(|launch| notes(&launch.work))
     }
 
     /// A kernel of the plan's.

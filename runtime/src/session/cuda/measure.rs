@@ -57,6 +57,15 @@ pub struct LaunchTime {
     pub operations: Option<f64>,
 }
 
+/// What the launches of a plan's CUDA program cost, measured in one go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LaunchTimes {
+    /// Each.
+    pub launches: Vec<LaunchTime>,
+    /// All, one behind the other, measured as each is: what their times should add up to.
+    pub whole: Duration,
+}
+
 /// What is launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchWork {
@@ -81,7 +90,7 @@ impl LaunchWork {
 
 impl Runner {
     /// The time of each launch, on what the launches before it have computed.
-    pub fn launch_times(&self, given: &[(&str, TensorView<'_>)]) -> Result<Vec<LaunchTime>, SessionError> {
+    pub fn launch_times(&self, given: &[(&str, TensorView<'_>)]) -> Result<LaunchTimes, SessionError> {
         self.with_bound(given, |gpu, bound, stream, fault, arranged| {
             let count = gpu.launches.len();
             // The launches in the order in which each follows its neighbour, up to one, so that its operands are what they should be.
@@ -90,11 +99,13 @@ impl Runner {
                 (0..=last).try_for_each(|at| bound.launch(gpu, at, stream))?;
                 Ok(stream.synchronize()?)
             };
-            let Some(last) = count.checked_sub(1) else { return Ok(Vec::new()) };
+            let Some(last) = count.checked_sub(1) else { return Ok(LaunchTimes::default()) };
             fault.as_slice().fill(0, stream)?;
             // Libraries load kernels at their first use, which a capture does not allow.
             prepare(last)?;
             gpu.check_fault(read_fault(fault, stream)?)?;
+            let all: Vec<usize> = (0..count).collect();
+            let whole = settled_time(gpu, bound, &all, stream)?;
             let mut alone = Vec::with_capacity(count);
             let mut behind = Vec::with_capacity(count);
             for at in 0..count {
@@ -108,7 +119,7 @@ impl Runner {
                 let before = alone[at.checked_sub(1).unwrap_or(last)];
                 (behind[at] + alone[at]).saturating_sub(before) / 2
             });
-            Ok(times.enumerate().map(|(at, time)| describe(gpu, bound, at, time)).collect())
+            Ok(LaunchTimes { launches: times.enumerate().map(|(at, time)| describe(gpu, bound, at, time)).collect(), whole })
         })
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cuda::driver::Context;
 use crate::dtype::DType;
-use crate::session::{LaunchTime, LaunchWork, Rivals, Session, SessionError};
+use crate::session::{LaunchTime, LaunchTimes, LaunchWork, Rivals, Session, SessionError};
 use crate::tensor::TensorView;
 use crate::tool::ToolError;
 use crate::tool::gpu::ceilings::Ceilings;
@@ -18,6 +18,8 @@ use crate::tool::gpu::ceilings::Ceilings;
 pub struct Breakdown {
     /// In the plan's order.
     pub launches: Vec<LaunchTime>,
+    /// All of them, one behind the other.
+    pub whole: Duration,
     /// For each launch, or none at all.
     pub rivals: Vec<Option<Rivals>>,
     /// Of the same run.
@@ -41,13 +43,13 @@ impl Breakdown {
     /// # Errors
     /// Whatever fails on the device.
     pub fn measure(session: &Session, context: &Context, inputs: &[(&str, TensorView<'_>)]) -> Result<Breakdown, ToolError> {
-        let launches = session.launch_times(inputs)?;
+        let LaunchTimes { launches, whole } = session.launch_times(inputs)?;
         let products = launches.iter().filter(|l| l.operations.is_some()).filter_map(|l| l.input);
         let mut types: Vec<DType> = products.chain([DType::I8, DType::Bf16]).collect();
         types.sort_unstable();
         types.dedup();
         let ceilings = Ceilings::measure(context, &types).map_err(SessionError::from)?;
-        Ok(Breakdown { launches, rivals: Vec::new(), ceilings })
+        Ok(Breakdown { launches, whole, rivals: Vec::new(), ceilings })
     }
 
     /// The launches' times added up.
@@ -76,8 +78,8 @@ impl Breakdown {
             .collect()
     }
 
-    /// The launches, each by itself or those that do the same together. `steady`: the time of a replay among many.
-    pub fn table(&self, each: bool, steady: Duration, out: &mut dyn Write) -> Result<(), ToolError> {
+    /// The launches, each by itself or those that do the same together.
+    pub fn table(&self, each: bool, out: &mut dyn Write) -> Result<(), ToolError> {
         if self.launches.is_empty() {
             return Ok(());
         }
@@ -92,9 +94,12 @@ impl Breakdown {
             writeln!(out, "  not measured: {missing}")?;
         }
         let sum = self.sum();
-        let of_steady = sum.as_secs_f64() / steady.as_secs_f64().max(1e-12);
-        let count = self.launches.len();
-        writeln!(out, "{count} launches added up: {:.1} µs, {of_steady:.3} of a replay among many", micros(sum))?;
+        let of_whole = sum.as_secs_f64() / self.whole.as_secs_f64().max(1e-12);
+        let (count, sum_us, whole) = (self.launches.len(), micros(sum), micros(self.whole));
+        writeln!(
+            out,
+            "{count} launches added up: {sum_us:.1} µs, {of_whole:.3} of what all take one behind the other ({whole:.1} µs)"
+        )?;
         let rows: Vec<Row<'_>> = if each { self.launches.iter().map(Row::of).collect() } else { self.grouped() };
         writeln!(
             out,

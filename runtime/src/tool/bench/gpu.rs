@@ -81,6 +81,7 @@ impl GpuBench {
         json!({
             "name": self.name, "driver": self.driver, "clocks": clocks, "clocks_missing": missing, "ceilings": self.breakdown.ceilings,
             "steady_replay_us": micros(self.steady), "launches": self.breakdown.json(), "launches_sum_us": micros(self.breakdown.sum()),
+            "launches_whole_us": micros(self.breakdown.whole),
         })
     }
 
@@ -114,7 +115,7 @@ impl GpuBench {
 
     /// The launches, each by itself or those that do the same together; nothing where they were not measured.
     pub fn table(&self, each: bool, out: &mut dyn Write) -> Result<(), ToolError> {
-        self.breakdown.table(each, self.steady, out)
+        self.breakdown.table(each, out)
     }
 
     /// What the algorithms of products were measured beside, where they were.
@@ -154,6 +155,7 @@ mod tests {
                     launch("b", LaunchWork::Product("cuSPARSELt"), 200, 2_000_000, Some(4e11)),
                     launch("c", kernel(), 100, 300_000_000, None),
                 ],
+                whole: Duration::from_micros(410),
                 rivals: vec![
                     None,
                     Some(Rivals { own: Duration::from_micros(210), best: Duration::from_micros(200), tried: 27, untried: 0 }),
@@ -178,7 +180,7 @@ mod tests {
             "graph replayed again and again, without a wait between: 320.0 µs each",
             "ceilings: copy 4000 GB/s, dense products in TFLOPS: i8 1000",
             "  not measured: product of bf16: no library",
-            "3 launches added up: 400.0 µs, 1.250 of a replay among many",
+            "3 launches added up: 400.0 µs, 0.976 of what all take one behind the other (410.0 µs)",
             "     2     200.00    50%        -        -     2000     50%  Binary QuantLift",
             "     1     200.00    50%     2000     200%       10      0%  SparseGemm i8, cuSPARSELt",
             "    210.00     200.00  1.050     27  b",
