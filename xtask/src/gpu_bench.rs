@@ -20,6 +20,9 @@ pub struct Options {
     /// Profile of the programs: dev is built already where one develops, and slower on the host.
     #[arg(long, default_value = "release")]
     profile: String,
+    /// Make no folder, but run the scripts here, on the CPU with tiny models, as `cargo xtask test` does.
+    #[arg(long)]
+    rehearse: bool,
     /// Make no folder, but print the tables of these logs as Markdown.
     #[arg(long, value_name = "LOG", num_args = 1..)]
     tables: Vec<PathBuf>,
@@ -45,9 +48,13 @@ const SCRIPTS: [&str; 9] = [
     "tests/gpu/bench/tensors.py",
 ];
 
-/// Builds the folder, or shows logs.
+/// Builds the folder, rehearses, or shows logs.
 pub fn run(options: &Options) -> Result<()> {
-    if options.tables.is_empty() { build(options) } else { show(options) }
+    match options {
+        Options { rehearse: true, .. } => rehearse(),
+        Options { tables, .. } if !tables.is_empty() => show(options),
+        _ => build(options),
+    }
 }
 
 fn build(options: &Options) -> Result<()> {

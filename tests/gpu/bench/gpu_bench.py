@@ -283,8 +283,8 @@ class Benchmark:
             what = " ".join(dict.fromkeys(launch["operators"]))
             rate = f"{launch['tflops']:.0f} TFLOPS" if launch["tflops"] else f"{launch['gb_per_s']:.0f} GB/s"
             self.log.say(f"{launch['microseconds']:>10.2f} µs {rate:>12}  {what[:60]:<60} {launch['library'] or launch['kernel'] or ''}")
-        kept = ["step", "operators", "library", "kernel", "input", "microseconds", "bytes", "operations", "tflops", "gb_per_s"]
-        compact = [{key: launch[key] for key in kept} for launch in launches]
+        kept = ["step", "operators", "library", "kernel", "input", "bytes", "operations"]
+        compact = [{key: launch[key] for key in kept} | {"microseconds": round(launch["microseconds"], 3)} for launch in launches]
         self.log.record("launches", engine=engine.name, **common, launches=compact, ceilings=answer["ceilings"])
 
 

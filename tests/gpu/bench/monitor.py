@@ -8,7 +8,21 @@ import time
 # Between two readings, seconds.
 PERIOD = 0.02
 
+# NVML's names of clocks and sensors.
 SM, MEMORY, TEMPERATURE = 1, 2, 0
+
+# Where the library is when the loader does not know.
+FOLDERS = ["", "/usr/local/nvidia/lib64/", "/usr/lib/x86_64-linux-gnu/", "/usr/lib64/"]
+
+
+def load():
+    """NVML."""
+    for folder in FOLDERS:
+        try:
+            return ctypes.CDLL(f"{folder}libnvidia-ml.so.1")
+        except OSError as error:
+            first = error if folder == "" else first
+    raise first
 
 
 class Monitor:
@@ -17,7 +31,7 @@ class Monitor:
     def __init__(self):
         self.missing = None
         try:
-            self.library = ctypes.CDLL("libnvidia-ml.so.1")
+            self.library = load()
             self.device = ctypes.c_void_p()
             self.check("nvmlInit_v2", self.library.nvmlInit_v2())
             self.check("nvmlDeviceGetHandleByIndex", self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.device)))

@@ -46,19 +46,20 @@ class Fp8Linear(torch.nn.Module):
 
 
 class Loader:
-    """Makes modules of what an ONNX file holds; linear layers of a given class."""
+    """Makes modules of what an ONNX file holds, on a device, where weights are converted; linear layers of a given class."""
 
-    def __init__(self, file, dtype, linear):
-        self.file, self.dtype, self.kind = file, dtype, linear
+    def __init__(self, file, dtype, linear, device):
+        self.file, self.dtype, self.kind, self.device = file, dtype, linear, device
 
     def parameter(self, name):
-        return self.file.tensor(name).to(self.dtype)
+        return self.file.tensor(name).to(self.device).to(self.dtype)
+
+    def constant(self, node):
+        return self.file.constant_input(node).to(self.device).to(self.dtype)
 
     def linear(self, scope):
-        weight = self.file.constant_input(f"{scope}/MatMul").to(self.dtype).t()
         add = f"{scope}/Add"
-        bias = self.file.constant_input(add).to(self.dtype) if add in self.file.nodes else None
-        return self.kind(weight, bias)
+        return self.kind(self.constant(f"{scope}/MatMul").t(), self.constant(add) if add in self.file.nodes else None)
 
     def norm(self, prefix):
         norm = torch.nn.Module()
@@ -189,4 +190,4 @@ def network(model, file, dtype, fp8, device):
     """A model with the weights of an ONNX file, on a device."""
     sizes = MODELS[model]
     kind = {"decoder": Decoder, "encoder": Encoder, "vit": Vit}[sizes["family"]]
-    return kind(sizes, Loader(file, dtype, Fp8Linear if fp8 else Linear)).to(device).eval()
+    return kind(sizes, Loader(file, dtype, Fp8Linear if fp8 else Linear, device)).to(device).eval()

@@ -46,10 +46,13 @@ pub fn roofline(model: &Model) -> Option<String> {
         }
     }
     let points: Vec<Point> = lines.iter().flat_map(|(_, points)| points.iter().map(|(_, point)| *point)).collect();
-    let tops = points.iter().map(|p| p[1]).chain(roofs.iter().map(|(_, rate)| *rate));
+    let rates: Vec<f64> = points.iter().map(|p| p[1]).chain(roofs.iter().map(|(_, rate)| *rate)).collect();
+    let intensities: Vec<f64> = points.iter().map(|p| p[0]).collect();
+    let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let mut plot = Plot {
-        low: [0, 1].map(|axis| points.iter().map(|p| p[axis]).fold(f64::INFINITY, f64::min) / 1.5),
-        high: [points.iter().map(|p| p[0]).fold(0.0, f64::max) * 1.5, tops.fold(0.0, f64::max) * 1.3],
+        low: [least(&intensities) / 1.5, least(&rates) / 1.3],
+        high: [most(&intensities) * 1.5, most(&rates) * 1.3],
         svg: String::new(),
     };
     if points.is_empty() {
@@ -60,7 +63,8 @@ pub fn roofline(model: &Model) -> Option<String> {
         plot.roof(dtype, *rate, copy / 1e3);
     }
     for (at, (engine, points)) in lines.iter().enumerate() {
-        plot.line(at, engine, points);
+        let legend = SIZE[1] - MARGIN[3] + 5.0 - 17.0 * (lines.len() - at) as f64;
+        plot.line(legend, engine, points);
     }
     Some(plot.finish())
 }
@@ -134,8 +138,8 @@ impl Plot {
         }
     }
 
-    /// A plan at all numbers of tokens; dashed in fp8.
-    fn line(&mut self, at: usize, engine: &str, points: &[(u64, Point)]) {
+    /// A plan at all numbers of tokens, dashed in fp8 and dotted in bf16, and its name at a height.
+    fn line(&mut self, legend: f64, engine: &str, points: &[(u64, Point)]) {
         let colour = COLOURS.iter().find(|(pattern, _)| engine.ends_with(pattern)).map_or(DENSE, |(_, colour)| colour);
         let dash = match engine.split(' ').next() {
             Some("fp8") => r#" stroke-dasharray="6 3""#,
@@ -144,13 +148,12 @@ impl Plot {
         };
         let places: Vec<Point> = points.iter().map(|(_, point)| self.place(*point)).collect();
         let path: Vec<String> = places.iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
-        self.add(&format!(r#"<polyline points="{}" fill="none" stroke="{colour}"{dash}/>"#, path.join(" ")));
+        self.add(&format!(r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>"#, path.join(" ")));
         for ([x, y], (tokens, [intensity, rate])) in places.iter().zip(points) {
             let title = format!("{engine}, M = {tokens}: {rate:.0} at {intensity:.0} operations a byte");
             self.add(&format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{colour}"><title>{title}</title></circle>"#));
         }
-        let y = MARGIN[1] + 250.0 + 17.0 * at as f64;
-        let x = SIZE[0] - MARGIN[2] + 12.0;
+        let (x, y) = (SIZE[0] - MARGIN[2] - 110.0, legend);
         self.add(&format!(r#"<line x1="{x}" y1="{y}" x2="{}" y2="{y}" stroke="{colour}"{dash}/>"#, x + 26.0));
         self.text([x + 32.0, y + 4.0], "start", colour, engine);
     }
