@@ -14,7 +14,8 @@ pub fn splat(graph: &Graph, value: ValueRef) -> Option<f64> {
     uniform(graph.constant(value)?)
 }
 
-fn uniform(constant: &Constant) -> Option<f64> {
+/// The number that all elements are.
+pub(super) fn uniform(constant: &Constant) -> Option<f64> {
     let size = constant.dtype.size();
     let first = constant.data.get(..size)?;
     if !constant.data.chunks_exact(size).all(|element| element == first) {

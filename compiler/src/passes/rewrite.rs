@@ -62,7 +62,7 @@ pub fn rewrite(
 }
 
 /// Puts a replacement in a node's place; nodes with a serial from `before` on are the ones that the rule added.
-fn apply(graph: &mut Graph, context: &mut PassContext<'_>, id: NodeId, replacement: Replacement, before: u64) {
+pub(super) fn apply(graph: &mut Graph, context: &mut PassContext<'_>, id: NodeId, replacement: Replacement, before: u64) {
     let name = graph.node(id).name.clone();
     for (slot, to) in replacement.values.iter().enumerate() {
         graph.replace(ValueRef { node: id, slot }, *to);

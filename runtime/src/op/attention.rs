@@ -13,7 +13,7 @@ use crate::dtype::DType;
 /// [batch, kv_heads, total, D] and … E: each operand's rank says how its heads lie. Query head h meets head h / (heads / kv_heads) of keys
 /// and values. All are of one type; f16 and bf16 compute in f32. The scores are never wholly in memory.
 ///
-/// The mask broadcasts to [batch, heads, tokens, total]: numbers of the query's type are added to the scores; of a bool mask, keys with
+/// The mask broadcasts to [batch, heads, tokens, total]: numbers, f32 or of the query's type, are added to the scores; of a bool mask, keys with
 /// false take no part. A query to which no key is left by `causal` and a bool mask, or for which there is none at all, gives zeros; one
 /// whose scores are all −∞ gives NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl From<Written> for Attention {
 }
 
 const FLOAT: &str = "f16, bf16 or f32";
-const MASK: &str = "bool or the query's type";
+const MASK: &str = "bool, f32 or the query's type";
 
 fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Bf16 | DType::F32)
@@ -102,7 +102,7 @@ impl Semantics for Attention {
         let query = typed(inputs, 0, is_float, FLOAT)?;
         let same = |dtype| dtype == query.dtype;
         let (key, value) = (typed(inputs, 1, same, query.dtype.name())?, typed(inputs, 2, same, query.dtype.name())?);
-        let mask = optional_typed(inputs, 3, |dtype| same(dtype) || dtype == DType::Bool, MASK)?;
+        let mask = optional_typed(inputs, 3, |dtype| same(dtype) || matches!(dtype, DType::Bool | DType::F32), MASK)?;
         let (q, k, v) = (HeadsOf::of(query, heads)?, HeadsOf::of(key, kv_heads)?, HeadsOf::of(value, kv_heads)?);
         let group = Dim::from(self.group());
         let pairs = [(&q.batch, &k.batch), (&q.batch, &v.batch), (&k.rows, &v.rows), (&q.width, &(k.width * group.clone()))];
@@ -138,7 +138,7 @@ mod tests {
             (4, 2, "f32[3, 4, 5, 8] f32[3, 4, 7, 8] f32[3, 2, 7, 8]", "axis 1 is of 2 heads"),
             (2, 2, "f32[3, 5, 8] f32[3, 7, 8] f32[3, 6, 6]", "7 and 6 differ"),
             (2, 2, "f32[3, 5, 8] f32[3, 7, 8] f32[3, 7, 6] f32[3, 1, 1, 6]", "does not broadcast"),
-            (2, 2, "f16[3, 5, 8] f16[3, 7, 8] f16[3, 7, 6] f32[7]", "bool or the query's type"),
+            (2, 2, "f16[3, 5, 8] f16[3, 7, 8] f16[3, 7, 6] i64[7]", "bool, f32 or the query's type"),
             (2, 2, "f32[5, 8] f32[7, 8] f32[7, 6]", "rank 3 or 4"),
         ] {
             check(heads, kv_heads, inputs, want);
