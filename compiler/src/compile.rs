@@ -31,9 +31,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::cost::Measured;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
-use crate::lower::{LowerErrors, Lowered, lower, lower_cuda};
+use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Target, Variants};
@@ -206,7 +207,9 @@ fn compile_from(
     };
     let mut lowered = lower(&graph, provenance, outcome.verdicts)?;
     let on = architectures.iter().max();
-    let source = cuda_graph.zip(on).map(|(graph, on)| lower_cuda(&graph, &mut lowered, *on, options.variants)).transpose()?;
+    let costs = |on: Architecture| Costs { on, measured: Measured::new(&options.timings, on) };
+    let lower_for = |(graph, on): (Graph, &Architecture)| lower_cuda(&graph, &mut lowered, &costs(*on), options.variants);
+    let source = cuda_graph.zip(on).map(lower_for).transpose()?;
     clock.lap(Stage::Lower);
     if let Some(source) = source {
         observer.stage(Stage::Kernels);

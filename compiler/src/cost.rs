@@ -8,6 +8,8 @@
 use sliderun::dtype::DType;
 use sliderun::plan::Architecture;
 use sliderun::sparse::{KLayout, Pattern};
+use sliderun::timings::{ProductKey, Timings};
+use std::collections::BTreeMap;
 
 /// Rates of one library in one precision on one kind of GPU, in 10¹² multiplications and additions per second over what is multiplied: over K'
 /// of a sparse product.
@@ -103,6 +105,44 @@ fn memory(on: Architecture) -> f64 {
     MEMORY.iter().rev().find(|(major, _)| *major <= on.major()).unwrap_or(&MEMORY[0]).1 * 1e6
 }
 
+/// Products that were measured on GPUs like the one that is compiled for.
+#[derive(Clone, Debug, Default)]
+pub struct Measured(BTreeMap<ProductKey, f64>);
+
+/// By how many times the rows may differ from those that were measured.
+const NEAR: f64 = 4.0;
+
+impl Measured {
+    /// Those of the timings that an architecture's GPUs gave.
+    pub fn new(timings: &Timings, on: Architecture) -> Measured {
+        let fits = |capability: &str| {
+            let number = |text: &str| text.parse::<u32>().ok();
+            capability
+                .split_once('.')
+                .and_then(|(major, minor)| Some(on.runs_on(number(major)?, number(minor)?)))
+                .unwrap_or(false)
+        };
+        Measured(timings.products(fits).map(|t| (t.product, t.micros)).collect())
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How much faster a product is with a pattern than dense, for about so many rows; none where not both were measured.
+    pub fn speed_up(&self, shape: Shape, pattern: Pattern, m: f64) -> Option<f64> {
+        let Shape { input, n, k } = shape;
+        let key =
+            |sparse, m| ProductKey { sparse, input, m, n, k: if sparse { KLayout::sparse(k, pattern).lifted() } else { k } };
+        let both = self.0.range(key(false, 0)..=key(false, usize::MAX)).filter(|(found, _)| **found == key(false, found.m));
+        let ratios = both.filter_map(|(found, dense)| Some((found.m as f64, dense / self.0.get(&key(true, found.m))?)));
+        let far = |rows: f64| (m / rows).ln().abs();
+        let near = ratios.min_by(|(a, _), (b, _)| far(*a).total_cmp(&far(*b)))?;
+        (far(near.0) <= NEAR.ln()).then_some(near.1)
+    }
+}
+
 /// The rates that stand for a product's: those of the next older kind of GPU where its own has none.
 fn rates(bytes: usize, pattern: Option<Pattern>, major: u32) -> &'static Rates {
     let windows = pattern.map_or(0, Pattern::windows);
@@ -125,6 +165,7 @@ fn interpolate(points: &[(f64, f64)], m: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sliderun::timings::{Machine, ProductTime, Record, Timed};
 
     fn speed_up(n: usize, k: usize, m: f64, pattern: &str, on: &str) -> f64 {
         let (shape, on) = (Shape { input: DType::I8, n, k }, on.parse().unwrap());
@@ -161,6 +202,35 @@ mod tests {
             assert!(speed_up(37888, 3584, m, "4:6", "sm_90a") > 1.05);
         }
         assert!(speed_up(37888, 3584, 8192.0, "14:16", "sm_90a") < 1.0);
+    }
+
+    #[test]
+    fn what_was_measured_on_such_a_gpu_is_found_for_about_as_many_rows() {
+        let mut timings = Timings::default();
+        let machine = |capability: &str| {
+            let [gpu, driver, cublaslt, cusparselt] = ["G", "1", "2", "3"].map(str::to_owned);
+            Machine { gpu, capability: capability.into(), driver, cublaslt, cusparselt }
+        };
+        // Capability, whether sparse, M, N, K, microseconds. 96 is lifted to 192 at 6:8, which is aligned.
+        for (capability, sparse, m, n, k, micros) in [
+            ("9.0", false, 8192, 64, 96, 30.0),
+            ("9.0", true, 8192, 64, 192, 20.0),
+            ("9.0", false, 512, 64, 96, 4.0),
+            ("9.0", true, 512, 64, 192, 5.0),
+            ("8.0", true, 8192, 32, 192, 1.0),
+            ("9.0", false, 8192, 32, 96, 1.0),
+        ] {
+            let product = ProductKey { sparse, input: DType::I8, m, n, k };
+            timings.put(Record { machine: machine(capability), timed: Timed::Product(ProductTime { product, micros }) });
+        }
+        let measured = Measured::new(&timings, "sm_90a".parse().unwrap());
+        let speed_up = |n, m| measured.speed_up(Shape { input: DType::I8, n, k: 96 }, "6:8".parse().unwrap(), m);
+        assert_eq!(KLayout::sparse(96, "6:8".parse().unwrap()).lifted(), 192);
+        for (m, expected) in [(8192.0, Some(1.5)), (20000.0, Some(1.5)), (600.0, Some(0.8)), (64.0, None), (64e3, None)] {
+            assert_eq!(speed_up(64, m), expected, "{m}");
+        }
+        assert_eq!(speed_up(32, 8192.0), None);
+        assert!(Measured::new(&timings, "sm_100a".parse().unwrap()).is_empty());
     }
 
     #[test]

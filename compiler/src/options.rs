@@ -5,6 +5,7 @@
 use sliderun::plan::Architecture;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::sparse::Pattern;
+use sliderun::timings::Timings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use std::str::FromStr;
 use crate::ir::Constant;
 
 /// Everything that shapes a plan beside the model itself. The default changes no numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CompileOptions {
     /// Which sparsity pattern products with constant weights take.
     pub sparsity: SparsityRequest,
@@ -24,6 +25,8 @@ pub struct CompileOptions {
     pub strict: bool,
     /// How many variants a plan for GPUs has.
     pub variants: Variants,
+    /// What was measured of products, which goes before estimates.
+    pub timings: Timings,
     /// Devices that the plan must run on; not empty.
     pub targets: Vec<Target>,
     /// Ranges of symbols that the user gives; the others keep the model's.
@@ -47,6 +50,7 @@ impl Default for CompileOptions {
             prune: PruneMethod::None,
             strict: false,
             variants: Variants::Auto,
+            timings: Timings::default(),
             targets: vec![Target::Cpu],
             shapes: Vec::new(),
             freeze: BTreeMap::new(),

@@ -19,5 +19,7 @@ pub mod sparse;
 #[cfg(any(feature = "cli", feature = "cuda"))]
 pub mod splitmix;
 pub mod tensor;
+#[cfg(feature = "cuda")]
+pub mod timings;
 #[cfg(feature = "cli")]
 pub mod tool;

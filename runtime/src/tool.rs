@@ -42,6 +42,9 @@ pub enum ToolError {
     Session(#[from] SessionError),
     #[error("{}: {source}", path.display())]
     Npy { path: PathBuf, source: NpyError },
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Timings(#[from] crate::timings::TimingsError),
     #[error(transparent)]
     Symbols(#[from] BadSymbols),
     #[error("{}: {source}", path.display())]

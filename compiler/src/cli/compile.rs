@@ -3,6 +3,7 @@
 use clap::Args;
 use sliderun::atomic_file::write_atomically;
 use sliderun::plan::manifest::{SymbolRange, Verdict};
+use sliderun::timings::Timings;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use super::failure::{Complaint, Failure, Result};
 use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passes, table};
 use super::values::{self, NamedFile};
 use crate::compile::{Compiled, Observer, Stage, compile};
+use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
 use crate::passes::Pass;
@@ -62,6 +64,9 @@ pub struct Compile {
     /// runtime takes what is fastest for each shape; one is sparse as asked for
     #[arg(long, value_name = "AUTO|ONE", default_value_t)]
     variants: Variants,
+    /// Timings that `slidec tune` has written, by which, and not by estimates, is decided where sparsity pays
+    #[arg(long, value_name = "FILE")]
+    timings: Option<PathBuf>,
     /// Fails when a product cannot take the pattern asked for
     #[arg(long)]
     strict: bool,
@@ -111,6 +116,7 @@ impl Compile {
             prune: self.prune,
             strict: self.strict,
             variants: self.variants,
+            timings: self.timings()?,
             targets: self.target.clone(),
             shapes: self.shape.clone(),
             freeze: values::load_all(&self.freeze)?,
@@ -134,6 +140,18 @@ impl Compile {
             let _ = log_passes(&mut io::stderr().lock(), &compiled.reports);
         }
         if self.json { json(out, &report) } else { print(out, &report, &compiled) }
+    }
+
+    fn timings(&self) -> std::result::Result<Timings, Failure> {
+        let Some(path) = &self.timings else { return Ok(Timings::default()) };
+        let what = || format!("'{}' was not compiled", self.model.display());
+        let timings = Timings::read(path).map_err(|e| Failure::because(what(), &e))?;
+        let architectures = self.target.iter().filter_map(|t| if let Target::Cuda(on) = t { Some(*on) } else { None });
+        for on in architectures.filter(|on| Measured::new(&timings, *on).is_empty()) {
+            // Warnings go on without a reader.
+            let _ = writeln!(io::stderr(), "warning: '{}' has no timings of GPUs like {on}", path.display());
+        }
+        Ok(timings)
     }
 
     fn report_of(&self, compiled: &Compiled, plan_bytes: u64) -> Report {

@@ -16,10 +16,11 @@ const EXAMPLES: &str = "\
 Examples:
   slidec tune model.slide --shape batch=1,seq=128 --shape batch=8,seq=128";
 
-/// Find and keep the fastest algorithms of a plan's matrix products on a GPU
+/// Find and keep the fastest algorithms of a plan's matrix products, and the fastest of its variants, on a GPU
 ///
-/// Tries all that NVIDIA's libraries have and keeps the fastest in SLIDERUN_CACHE or ~/.cache/sliderun for later sessions on such a GPU.
-/// Without, a session tries them for a tenth of a second each when it first needs a product.
+/// Tries all that NVIDIA's libraries have, replays each variant of the plan, and keeps the fastest in SLIDERUN_CACHE or ~/.cache/sliderun for
+/// later sessions on such a GPU. Timings also go beside the plan, where sessions on a like machine find them, and `compile --timings` does. Without,
+/// a session tries for a tenth of a second when it first needs a product or a shape.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Tune {
@@ -29,6 +30,9 @@ pub struct Tune {
     /// Values of the plan's symbols, like batch=2,seq=64; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::symbols)]
     shape: Vec<Bindings>,
+    /// Where timings are written; beside the plan by default, as MODEL.slide.timings
+    #[arg(long, value_name = "FILE")]
+    timings: Option<PathBuf>,
     /// GPU: cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     device: Device,
@@ -42,6 +46,6 @@ impl Tune {
     pub fn run(self, out: &mut dyn Write) -> Result {
         let what = format!("'{}' was not tuned", self.plan.display());
         let target = Target { plan: self.plan, device: self.device, options: SessionOptions::default() };
-        finish(&what, tune(&TuneOptions { target, shapes: self.shape }, out))
+        finish(&what, tune(&TuneOptions { target, shapes: self.shape, timings: self.timings }, out))
     }
 }

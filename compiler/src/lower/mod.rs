@@ -12,15 +12,16 @@ mod twin;
 mod variants;
 
 use sliderun::op::Op;
+use sliderun::plan::PlanWriter;
 use sliderun::plan::cuda::{CudaPlan, Variant};
 use sliderun::plan::manifest::{Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
-use sliderun::plan::{Architecture, PlanWriter};
 use std::collections::{BTreeSet, HashMap};
 
 use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
 use crate::options::Variants;
 use cuda::Schedule;
 pub use refusal::{LowerErrors, Refusal};
+pub use variants::Costs;
 use variants::{Proposal, Proposals, propose};
 
 /// A plan before it is written.
@@ -42,15 +43,15 @@ pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> R
     Ok(Lowered { manifest: Manifest { provenance, symbols, program, blobs: Vec::new(), verdicts, cuda: None }, writer })
 }
 
-/// Adds the program that NVIDIA GPUs of an architecture run to a plan, in the variants that are wanted; gives the source of its kernels, whose cubins the plan still lacks.
+/// Adds the program that NVIDIA GPUs run to a plan, in the variants that are wanted; gives the source of its kernels, whose cubins the plan still lacks.
 ///
 /// # Errors
 /// As [`lower`], of what the GPU's kernels cannot do.
-pub fn lower_cuda(graph: &Graph, lowered: &mut Lowered, on: Architecture, wanted: Variants) -> Result<String, LowerErrors> {
+pub fn lower_cuda(graph: &Graph, lowered: &mut Lowered, costs: &Costs, wanted: Variants) -> Result<String, LowerErrors> {
     let program = program(graph, &mut lowered.writer)?;
     let manifest = &mut lowered.manifest;
     let one = wanted == Variants::One;
-    let Proposals { variants, rows } = propose(program, on, one, &manifest.symbols, &mut manifest.verdicts);
+    let Proposals { variants, rows } = propose(program, costs, one, &manifest.symbols, &mut manifest.verdicts);
     let mut schedule = Schedule::default();
     let schedule_one = |Proposal { name, from, mut program }: Proposal| {
         cuda::order(&mut program);

@@ -9,7 +9,7 @@ use sliderun::plan::manifest::{Program, SymbolRange, Verdict};
 use std::collections::BTreeSet;
 
 use super::twin::{Group, dense, groups};
-use crate::cost::Shape;
+use crate::cost::{Measured, Shape};
 
 /// Rows for which sparsity is to pay where there are many.
 const MANY: u64 = 8192;
@@ -43,26 +43,48 @@ struct Candidate {
     per_row: f64,
 }
 
-impl Candidate {
-    /// How much faster it is sparse than dense, for so many rows of the plan's.
-    fn speed_up(&self, rows: u64, on: Architecture) -> f64 {
-        let [dense, sparse] = self.micros(rows, on);
-        dense / sparse
-    }
+/// What a candidate's products take.
+struct Times {
+    dense: f64,
+    sparse: f64,
+    /// Whether all were measured.
+    measured: bool,
+}
 
-    /// Microseconds, dense and sparse.
-    fn micros(&self, rows: u64, on: Architecture) -> [f64; 2] {
+impl Candidate {
+    /// Microseconds of products and what lifts their activation, for so many rows of the plan's: as they were measured, or estimated.
+    fn times(&self, rows: u64, costs: &Costs) -> Times {
         let (group, m) = (&self.group, rows as f64 * self.per_row);
         let shape = |n: usize| Shape { input: group.input, n, k: group.k };
-        [None, Some(group.pattern)].map(|pattern| {
-            let products: f64 = group.n.iter().map(|&n| shape(n).micros(m, pattern, on)).sum();
-            products + shape(1).lift_micros(m, pattern, on)
-        })
+        let lift = |pattern| shape(1).lift_micros(m, pattern, costs.on);
+        let mut times = Times { dense: lift(None), sparse: lift(Some(group.pattern)), measured: true };
+        for shape in group.n.iter().map(|&n| shape(n)) {
+            let [dense, sparse] = [None, Some(group.pattern)].map(|pattern| shape.micros(m, pattern, costs.on));
+            let speed_up = costs.measured.speed_up(shape, group.pattern, m);
+            times.measured &= speed_up.is_some();
+            times.dense += dense;
+            times.sparse += speed_up.map_or(sparse, |speed_up| dense / speed_up);
+        }
+        times
+    }
+}
+
+/// What products cost.
+pub struct Costs {
+    /// The GPU.
+    pub on: Architecture,
+    /// What is known better than by estimates.
+    pub measured: Measured,
+}
+
+impl Times {
+    fn speed_up(&self) -> f64 {
+        self.dense / self.sparse
     }
 }
 
 /// The variants of a program for GPUs of an architecture; says in the verdicts where sparsity is estimated to pay. With `one`, the program as it is.
-pub fn propose(program: Program, on: Architecture, one: bool, symbols: &[SymbolRange], verdicts: &mut [Verdict]) -> Proposals {
+pub fn propose(program: Program, costs: &Costs, one: bool, symbols: &[SymbolRange], verdicts: &mut [Verdict]) -> Proposals {
     let groups = groups(&program);
     let work = |g: &Group| g.n.iter().sum::<usize>() * g.k;
     let Some(rows) = groups.iter().max_by_key(|g| work(g)).map(|g| g.m.clone()).filter(|_| !one) else {
@@ -76,10 +98,10 @@ pub fn propose(program: Program, on: Architecture, one: bool, symbols: &[SymbolR
     let candidates: Vec<Candidate> =
         groups.into_iter().map(|group| Candidate { per_row: value(&group.m) / of_rows, group }).collect();
     let many = rows.as_const().and_then(|rows| u64::try_from(rows).ok()).unwrap_or(MANY);
-    let pays: Vec<bool> = candidates.iter().map(|c| c.speed_up(many, on) > 1.0).collect();
-    let from = pays.contains(&true).then(|| threshold(&candidates, &pays, many, on));
+    let pays: Vec<bool> = candidates.iter().map(|c| c.times(many, costs).speed_up() > 1.0).collect();
+    let from = pays.contains(&true).then(|| threshold(&candidates, &pays, many, costs));
     for (candidate, pays) in candidates.iter().zip(&pays) {
-        tell(&program, candidate, from.filter(|_| *pays), many, on, verdicts);
+        tell(&program, candidate, from.filter(|_| *pays), (many, costs), verdicts);
     }
     let twin = |dense_ones: &dyn Fn(bool) -> bool| {
         let chosen: Vec<&Group> =
@@ -97,10 +119,10 @@ pub fn propose(program: Program, on: Architecture, one: bool, symbols: &[SymbolR
 }
 
 /// The least number of rows that is looked at, of those no more than `many`, from which on products that are sparse where it pays are faster than all dense; 0 where they always are.
-fn threshold(candidates: &[Candidate], pays: &[bool], many: u64, on: Architecture) -> u64 {
+fn threshold(candidates: &[Candidate], pays: &[bool], many: u64, costs: &Costs) -> u64 {
     let faster = |rows: u64| {
-        let times = candidates.iter().zip(pays).filter(|(_, pays)| **pays).map(|(c, _)| c.micros(rows, on));
-        let [dense, sparse] = times.fold([0.0, 0.0], |[d, s], [dense, sparse]| [d + dense, s + sparse]);
+        let times = candidates.iter().zip(pays).filter(|(_, pays)| **pays).map(|(c, _)| c.times(rows, costs));
+        let [dense, sparse] = times.fold([0.0, 0.0], |[dense, sparse], t| [dense + t.dense, sparse + t.sparse]);
         sparse < dense
     };
     let looked_at = || ROWS.into_iter().filter(|rows| *rows <= many);
@@ -116,17 +138,18 @@ fn sample(symbols: &[SymbolRange]) -> Bindings {
 }
 
 /// Says in the verdicts on what a candidate's products are made of where they are sparse on GPUs: from so many rows on, or never.
-fn tell(program: &Program, candidate: &Candidate, from: Option<u64>, many: u64, on: Architecture, verdicts: &mut [Verdict]) {
+fn tell(program: &Program, candidate: &Candidate, from: Option<u64>, (many, costs): (u64, &Costs), verdicts: &mut [Verdict]) {
     let steps = candidate.group.products.iter().map(|at| &program.steps[*at]);
     let nodes: BTreeSet<&str> = steps.flat_map(|s| s.origin.iter().map(String::as_str)).collect();
-    let pattern = candidate.group.pattern;
-    let estimated = format!("{pattern} estimated {:.2}× at {many} rows", candidate.speed_up(many, on));
-    let input = candidate.group.input;
+    let Group { pattern, input, .. } = candidate.group;
+    let times = candidate.times(many, costs);
+    let how = if times.measured { "measured" } else { "estimated" };
+    let known = format!("{pattern} {how} {:.2}× at {many} rows", times.speed_up());
     for verdict in verdicts.iter_mut().filter(|v| nodes.contains(v.node.as_str())) {
         let (chosen, why) = match from {
-            None => (format!("{input} dense"), format!("dense: {estimated}")),
-            Some(0) => (format!("{input} {pattern}"), estimated.clone()),
-            Some(from) => (format!("{input} {pattern} from {from} rows"), format!("dense for M < {from}: {estimated}")),
+            None => (format!("{input} dense"), format!("dense: {known}")),
+            Some(0) => (format!("{input} {pattern}"), known.clone()),
+            Some(from) => (format!("{input} {pattern} from {from} rows"), format!("dense for M < {from}: {known}")),
         };
         verdict.cuda = Some(chosen);
         verdict.reason = format!("{}; on GPUs {why}", verdict.reason);
@@ -178,7 +201,7 @@ output "r" = %r
         };
         let (graph, verdicts) = passed(Target::Cpu);
         let mut lowered = lower(&graph, Provenance::default(), verdicts).unwrap();
-        lower_cuda(&passed(Target::Cuda(on)).0, &mut lowered, on, variants).unwrap();
+        lower_cuda(&passed(Target::Cuda(on)).0, &mut lowered, &Costs { on, measured: Measured::default() }, variants).unwrap();
         lowered
     }
 
@@ -263,14 +286,16 @@ output "r" = %r
     fn few_rows_end_where_sparse_products_become_faster_for_good() {
         let on = "sm_90a".parse().unwrap();
         let candidates = [candidate(3584, 10), candidate(256, 1)];
-        assert!(candidates[0].speed_up(MANY, on) > 1.05 && candidates[1].speed_up(MANY, on) < 1.0);
-        let from = threshold(&candidates, &[true, false], MANY, on);
+        let costs = Costs { on, measured: Measured::default() };
+        let speed_up = |at: usize, rows| candidates[at].times(rows, &costs).speed_up();
+        assert!(speed_up(0, MANY) > 1.05 && speed_up(1, MANY) < 1.0);
+        let from = threshold(&candidates, &[true, false], MANY, &costs);
         for rows in ROWS {
             if rows >= from {
-                assert!(candidates[0].speed_up(rows, on) > 1.0, "{rows} {from}");
+                assert!(speed_up(0, rows) > 1.0, "{rows} {from}");
             }
         }
-        assert_eq!(threshold(&[candidate(3584, 10)], &[true], 16, on), if candidates[0].speed_up(16, on) > 1.0 { 0 } else { 16 });
+        assert_eq!(threshold(&[candidate(3584, 10)], &[true], 16, &costs), if speed_up(0, 16) > 1.0 { 0 } else { 16 });
     }
 
     #[test]

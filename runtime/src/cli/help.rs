@@ -98,13 +98,16 @@ Example:
 
 #[cfg(feature = "cuda")]
 pub const TUNE: &str = "\
-Try all algorithms that NVIDIA's libraries have for a plan's matrix products, and keep the
-fastest, in SLIDERUN_CACHE or ~/.cache/sliderun, for later sessions on such a GPU. Without,
-a session tries them for a tenth of a second each when it first needs a product
+Try all algorithms that NVIDIA's libraries have for a plan's matrix products, replay each of
+the plan's variants, and keep the fastest, in SLIDERUN_CACHE or ~/.cache/sliderun, for later
+sessions on such a GPU; timings also beside the plan, where sessions on a like machine find
+them. Without, a session tries for a tenth of a second when it first needs a product or shape
 
 Usage: sliderun tune PLAN [OPTIONS]
 
   --shape batch=4,seq=128  Extents (default: 1 for a batch, else 32); may be given several times
+  --timings FILE           Where timings are written (default: PLAN.timings)
+  --variant NAME           Only this variant of the plan
   --device cuda[:N]        The GPU (default cuda)
 
 Example:
@@ -136,6 +139,7 @@ Usage: sliderun bench PLAN [OPTIONS]
   --variant NAME           On a GPU, the plan's variant (default: what is fastest for the shape)
   --tuning HOW             On a GPU, how products and the variant are chosen: off, remembered, quick
                            (default) or exhaustive
+  --timings FILE           On a GPU, timings by tune (default: PLAN.timings, if there are any)
   --algorithms             On a GPU, also run each product with all of its library's algorithms
   --no-overlap             On a GPU, start each kernel only when the one before it has ended
   --threads N              Threads to use (default: as many as there are processors)

@@ -217,6 +217,8 @@ fn parse_tune(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(help::TUNE)),
             Long("shape") => options.shapes.push(args.value()?.parse_with(symbols::parse)?),
+            Long("timings") => options.timings = Some(args.value()?.into()),
+            Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
@@ -238,6 +240,10 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("operators") => options.operators = true,
             #[cfg(feature = "cuda")]
             Long("tuning") => options.target.options.cuda.tuning = args.value()?.parse()?,
+            #[cfg(feature = "cuda")]
+            Long("timings") => {
+                options.target.options.cuda.timings = sliderun::session::TimingsFile::File(args.value()?.into());
+            }
             #[cfg(feature = "cuda")]
             Long("no-overlap") => options.target.options.cuda.no_overlap = true,
             #[cfg(feature = "cuda")]

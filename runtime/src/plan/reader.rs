@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::PlanError;
@@ -17,6 +17,7 @@ pub struct Plan {
     data: Data,
     manifest: Manifest,
     digest: blake3::Hash,
+    path: Option<PathBuf>,
     intact: Vec<OnceLock<bool>>,
 }
 
@@ -54,7 +55,7 @@ impl Plan {
         // of this function asks the caller to exclude both, and offers `open_unmapped` where that is not possible.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Plan::new(Data::Mapped(map))
+        Ok(Plan { path: Some(path.to_owned()), ..Plan::new(Data::Mapped(map))? })
     }
 
     /// Reads a file into memory.
@@ -71,7 +72,7 @@ impl Plan {
         let len = usize::try_from(metadata.len()).map_err(|_| PlanError::OutOfMemory(metadata.len()))?;
         let mut bytes = AlignedBytes::try_zeroed(len).ok_or(PlanError::OutOfMemory(metadata.len()))?;
         file.read_exact(bytes.as_mut_slice()).map_err(io)?;
-        Plan::new(Data::Owned(bytes))
+        Ok(Plan { path: Some(path.to_owned()), ..Plan::new(Data::Owned(bytes))? })
     }
 
     /// A plan in memory: a `Vec<u8>`, or a `&'static [u8]` from `include_bytes!`. Static bytes aligned to 64 are used in place, others are
@@ -99,7 +100,7 @@ impl Plan {
         let manifest: Manifest = rmp_serde::from_slice(manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
         validate(&manifest, header.manifest_offset)?;
         let intact = manifest.blobs.iter().map(|_| OnceLock::new()).collect();
-        Ok(Plan { data, manifest, digest, intact })
+        Ok(Plan { data, manifest, digest, path: None, intact })
     }
 
     /// What the plan says.
@@ -110,6 +111,11 @@ impl Plan {
     /// BLAKE3 of the manifest, which holds the digests of all blobs: that of the plan.
     pub fn digest(&self) -> blake3::Hash {
         self.digest
+    }
+
+    /// The file that it was opened from; none where it was in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Size of the file in bytes.

@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod runner;
 mod staging;
+mod trial;
 mod variants;
 mod weights;
 
@@ -35,7 +36,7 @@ use crate::plan::cuda::{Form, Work};
 use crate::plan::manifest::Step;
 use crate::tensor::TensorView;
 use base::Base;
-pub use options::{CacheFolder, CallerStream, CudaOptions, Tuning, UnknownTuning};
+pub use options::{CacheFolder, CallerStream, CudaOptions, TimingsFile, Tuning, UnknownTuning};
 pub use pending::{DeviceTensor, PendingRun};
 use plans::Plans;
 pub use plans::{ProductChoice, Rivals};
@@ -65,6 +66,8 @@ enum LoadedWork {
 
 /// A variant of the plan, made ready; see the module documentation.
 pub struct Gpu {
+    /// The variant's name.
+    pub name: String,
     program: Program,
     context: Context,
     launches: Vec<Loaded>,
@@ -107,8 +110,15 @@ impl Gpu {
         let constants = read_constants(base, &program, &launches, &stream)?;
         laps.end("constants");
         base.add_laps(laps);
-        let notes_faults = base.notes_faults();
-        Ok(Gpu { program, context: base.context.clone(), launches, constants, plans: base.plans.clone(), notes_faults })
+        Ok(Gpu {
+            name: variant.name.clone(),
+            program,
+            context: base.context.clone(),
+            launches,
+            constants,
+            plans: base.plans.clone(),
+            notes_faults: base.notes_faults(),
+        })
     }
 
     /// What the word in which kernels note faults says.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::cuda::{CallerStream, CudaReport, DeviceTensor, LaunchTimes, PendingRun, Rivals, Runner};
 use super::{Backend, Session, SessionError, StepTrace};
 use crate::tensor::TensorView;
+use crate::timings::Machine;
 
 impl Session {
     fn on_cuda(&self) -> Result<&Arc<Runner>, SessionError> {
@@ -130,6 +131,22 @@ impl Session {
     /// As [`Session::run`]; a session on the CPU.
     pub fn rivals(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Option<Rivals>>, SessionError> {
         self.on_cuda()?.rivals(inputs)
+    }
+
+    /// The GPU and its libraries, as timings name them.
+    ///
+    /// # Errors
+    /// A session on the CPU.
+    pub fn machine(&self) -> Result<Machine, SessionError> {
+        Ok(self.on_cuda()?.variants().base.machine().clone())
+    }
+
+    /// The variant of the plan that runs on these inputs, by name; a shape that is new is made ready, and variants measured where the session's tuning says so.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; a session on the CPU.
+    pub fn variant_of(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<String, SessionError> {
+        self.on_cuda()?.variant_of(inputs)
     }
 
     /// What the session has loaded, chosen and made so far, on a GPU; nothing on the CPU.

@@ -103,6 +103,12 @@ pub fn bench(options: &BenchOptions, out: &mut dyn Write) -> Result<(), ToolErro
             let loaded = session.cuda_report();
             loaded::write_loaded(&loaded, &mut text)?;
             report["session"] = loaded::json_loaded(&loaded);
+            let name = session.variant_of(&views)?;
+            let cuda = session.plan().manifest().cuda.as_ref();
+            if let Some(variant) = cuda.and_then(|cuda| cuda.variants.get(cuda.position(&name)?)) {
+                writeln!(text, "variant {name}: {}", super::inspect::summary(variant))?;
+                report["variant"] = json!({ "name": name, "sparse": variant.sparse_share() });
+            }
             measured.heading(&mut text)?;
             write_latencies(&[("run with host copies", Some(latency)), ("graph replayed", measured.replay)], &mut text)?;
             measured.write_steady(&mut text)?;

@@ -2,6 +2,8 @@
 
 mod cuda;
 
+pub use cuda::summary;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;

@@ -46,6 +46,10 @@ pub fn run(options: &RunOptions, out: &mut dyn Write) -> Result<(), ToolError> {
     let views: Vec<(&str, TensorView<'_>)> = tensors.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
     let start = Instant::now();
     let outputs = session.run(&views)?;
+    #[cfg(feature = "cuda")]
+    let warnings = session.cuda_report().warnings;
+    #[cfg(not(feature = "cuda"))]
+    let warnings: Vec<String> = Vec::new();
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     let files = match &options.output {
         Some(folder) => save(&outputs, folder)?,
@@ -62,9 +66,11 @@ pub fn run(options: &RunOptions, out: &mut dyn Write) -> Result<(), ToolError> {
                 })
             })
             .collect();
-        let report = json!({ "milliseconds": milliseconds, "threads": session.threads(), "outputs": outputs });
+        let report =
+            json!({ "milliseconds": milliseconds, "threads": session.threads(), "outputs": outputs, "warnings": warnings });
         return Ok(writeln!(out, "{report:#}")?);
     }
+    warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
     for ((name, tensor), file) in lines {
         let s = Summary::of(tensor);
         write!(out, "{name}: {}{:?}  min {:.6}  max {:.6}  mean {:.6}", tensor.dtype(), tensor.shape(), s.min, s.max, s.mean)?;

@@ -101,7 +101,14 @@ impl Turns {
         let mut times = self.times(FEWEST)?;
         times.sort();
         self.each = times[times.len() / 2].max(Duration::from_nanos(1));
-        Ok(json!({ "first_run_ms": ms(first), "run_us": ms(self.each) * 1e3 }))
+        #[cfg(feature = "cuda")]
+        let variant = match self.target.device {
+            Device::Cuda(_) => Some(self.session.variant_of(&self.views())?),
+            Device::Cpu => None,
+        };
+        #[cfg(not(feature = "cuda"))]
+        let variant: Option<String> = None;
+        Ok(json!({ "first_run_ms": ms(first), "run_us": ms(self.each) * 1e3, "variant": variant }))
     }
 
     fn write(&self, folder: &Path) -> Result<Json, ToolError> {

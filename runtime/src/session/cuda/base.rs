@@ -2,21 +2,23 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::SessionError;
 use super::super::program::{Program, Source};
 use super::options::CudaOptions;
 use super::plans::Plans;
 use super::{Laps, LoadTimes};
-use crate::cuda::CudaError;
 use crate::cuda::cusparselt::SparseWeight;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
+use crate::cuda::nvml::driver_version;
+use crate::cuda::{CudaError, cublaslt, cusparselt};
 use crate::dtype::DType;
 use crate::plan::cuda::{Argument, CudaPlan, Variant, Work};
 use crate::plan::manifest::{BlobId, Expanded};
 use crate::plan::{Architecture, Plan};
 use crate::sparse::KLayout;
+use crate::timings::Machine;
 
 /// See the module documentation.
 pub struct Base {
@@ -31,6 +33,7 @@ pub struct Base {
     constants: Kept<Constant, DeviceBuffer>,
     weights: Kept<WeightKey, SparseWeight>,
     load: Mutex<LoadTimes>,
+    machine: OnceLock<Machine>,
 }
 
 /// What a constant on the device is made of.
@@ -103,6 +106,7 @@ impl Base {
             constants: Kept::default(),
             weights: Kept::default(),
             load: Mutex::new(laps.laps),
+            machine: OnceLock::new(),
             context,
             plan,
         })
@@ -156,6 +160,23 @@ impl Base {
     pub fn constant_bytes(&self) -> u64 {
         let constants: u64 = lock(&self.constants.0).values().map(|b| b.len() as u64).sum();
         constants + lock(&self.weights.0).values().map(|w| w.as_slice().len() as u64).sum::<u64>()
+    }
+
+    /// The GPU and its libraries.
+    pub fn machine(&self) -> &Machine {
+        self.machine.get_or_init(|| {
+            let device = self.context.device();
+            let (major, minor) = device.capability;
+            let missing = || "missing".to_owned();
+            let sparse = cusparselt::version().map(|(major, minor, patch)| format!("{major}.{minor}.{patch}"));
+            Machine {
+                gpu: device.name.clone(),
+                capability: format!("{major}.{minor}"),
+                driver: driver_version().unwrap_or_else(|_| "unknown".to_owned()),
+                cublaslt: cublaslt::version().map_or_else(|_| missing(), |v| v.to_string()),
+                cusparselt: sparse.unwrap_or_else(|_| missing()),
+            }
+        })
     }
 
     /// Where the time of loading went.

@@ -55,39 +55,44 @@ pub struct BoundCache {
 /// A shape that is ready.
 struct Entry {
     shapes: Vec<Vec<usize>>,
-    /// The variant that it runs.
-    gpu: Arc<Gpu>,
-    bound: Bound,
+    ready: OnShape,
+}
+
+/// A variant and its program on a shape.
+pub struct OnShape {
+    pub gpu: Arc<Gpu>,
+    pub bound: Bound,
+    /// Whether it is the variant for the shape; without inputs that is not found out.
+    pub settled: bool,
 }
 
 impl BoundCache {
-    /// The position of what is ready for these input shapes; it is used now.
-    fn find(&mut self, shapes: &[&[usize]]) -> Option<usize> {
-        let at = self.entries.iter().rposition(|e| e.shapes.iter().map(Vec::as_slice).eq(shapes.iter().copied()))?;
-        let entry = self.entries.remove(at);
-        self.entries.push(entry);
-        Some(self.entries.len() - 1)
-    }
-
-    /// The variant and the program on these input shapes; made by `make` when it is not there yet.
+    /// What is ready for these input shapes, `settled` or in any case; made by `make` when it is not there yet.
     pub fn get(
         &mut self,
         shapes: &[&[usize]],
-        make: impl FnOnce(&mut BoundCache) -> Result<(Arc<Gpu>, Bound), SessionError>,
-    ) -> Result<(Arc<Gpu>, &mut Bound), SessionError> {
-        let at = match self.find(shapes) {
-            Some(at) => at,
+        settled: bool,
+        make: impl FnOnce(&mut BoundCache) -> Result<OnShape, SessionError>,
+    ) -> Result<&mut OnShape, SessionError> {
+        let at = self.entries.iter().rposition(|e| e.shapes.iter().map(Vec::as_slice).eq(shapes.iter().copied()));
+        let known = at.map(|at| self.entries.remove(at)).filter(|e| e.ready.settled || !settled);
+        let entry = match known {
+            Some(entry) => entry,
             None => {
                 if self.entries.len() == MAX_BOUND {
                     self.entries.remove(0);
                 }
-                let (gpu, bound) = make(self)?;
-                self.entries.push(Entry { shapes: shapes.iter().map(|s| s.to_vec()).collect(), gpu, bound });
-                self.entries.len() - 1
+                Entry { ready: make(self)?, shapes: shapes.iter().map(|s| s.to_vec()).collect() }
             }
         };
-        let entry = &mut self.entries[at];
-        Ok((entry.gpu.clone(), &mut entry.bound))
+        self.entries.push(entry);
+        Ok(&mut self.entries.last_mut().expect("just pushed").ready)
+    }
+
+    /// Whether a program's memory is what the cache holds now, and not what was there before it grew.
+    pub fn holds(&self, bound: &Bound) -> bool {
+        let same = |kept: &Option<Arc<DeviceBuffer>>, own: &Arc<DeviceBuffer>| kept.as_ref().is_some_and(|k| Arc::ptr_eq(k, own));
+        same(&self.arena, &bound.arena) && same(&self.workspace, &bound.workspace)
     }
 
     /// Memory of at least so many bytes: `place`'s, or larger in its place. What was made ready with the smaller is made anew when it is needed

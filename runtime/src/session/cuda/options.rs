@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::trial::Patience;
 use crate::cuda::driver::DeviceAllocator;
 use crate::disk_cache::DiskCache;
 
@@ -16,6 +17,8 @@ pub struct CudaOptions {
     pub tuning: Tuning,
     /// Where they, and compressed weights, are kept for the next process.
     pub cache: CacheFolder,
+    /// What was measured before, beside what the cache holds.
+    pub timings: TimingsFile,
     /// The stream that runs are put into; one of the session's own when `None`. Sessions that share weights each have theirs.
     pub stream: Option<CallerStream>,
     /// What gives and takes back device memory; the driver when `None`.
@@ -26,6 +29,18 @@ pub struct CudaOptions {
     /// Starts each kernel only when the one before it has ended. Otherwise, from compute capability 9.0 on, the GPU may prepare a kernel of the
     /// plan while the one before it still runs; results are the same.
     pub no_overlap: bool,
+}
+
+/// Where a session finds what [`timings`](crate::timings) say of its plan's variants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TimingsFile {
+    /// Beside the plan's file, if there are any; see [`Timings::beside`](crate::timings::Timings::beside).
+    #[default]
+    Beside,
+    /// Here.
+    File(PathBuf),
+    /// Nowhere.
+    Nowhere,
 }
 
 /// A caller's stream.
@@ -54,17 +69,18 @@ impl CallerStream {
     }
 }
 
-/// How the algorithms of matrix products are chosen: libraries have some dozens for each problem, and their own choice may take twice as long
+/// How the algorithms of matrix products, and a plan's variants, are chosen: libraries have some dozens for each problem, and their own choice may take twice as long
 /// as the best. All give the same integers; sums of floats may differ in their last bits from one to another.
 ///
 /// A problem is a product of one weight's extents and a bucket of rows. It is looked at when a session first needs it, on operands of its own.
+/// A variant is chosen for a bucket of rows, by replaying all of them on the inputs of the first run that needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tuning {
-    /// The libraries' own choice.
+    /// The libraries' own choice, and the variant that the compiler's cost model prefers.
     Off,
-    /// What an earlier search found and the cache holds, else the libraries' own choice.
+    /// What was found earlier and the cache, or of variants the timings beside the plan, holds, else as [`Tuning::Off`].
     Remembered,
-    /// What the cache holds, else what a search finds in about this time for each problem. A few milliseconds for each of the libraries' kernels
+    /// What was found earlier, else what a search finds in about this time for each problem. A few milliseconds for each of the libraries' kernels
     /// come on top when a process first loads it: the first search may take half a second.
     Quick {
         /// The time for one problem.
@@ -108,6 +124,15 @@ impl Tuning {
             Tuning::Off | Tuning::Remembered => None,
             Tuning::Quick { budget } => Some(budget),
             Tuning::Exhaustive => Some(Duration::from_secs(60)),
+        }
+    }
+
+    /// For how long, and in how many turns each, variants are measured; none when they are not to be.
+    pub(super) fn patience(self) -> Option<Patience> {
+        match self {
+            Tuning::Off | Tuning::Remembered => None,
+            Tuning::Quick { budget } => Some(Patience { budget, turns: 15 }),
+            Tuning::Exhaustive => Some(Patience { budget: Duration::from_secs(3), turns: 101 }),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::cuda::cusparselt::{Alpha, CusparseLt, SparseAlgorithm, SparseMatmul, 
 use crate::cuda::driver::{Context, DeviceBuffer, Stream};
 use crate::cuda::{CudaError, m_bucket};
 use crate::disk_cache::DiskCache;
+use crate::timings::ProductKey;
 use operands::random_operand;
 
 /// Most plans of dense products that are kept: those of attention depend on every extent, not on a bucket. Making one takes microseconds.
@@ -103,7 +104,7 @@ impl Plans {
         let key = format!("{}, {problem}", library.cache_key());
         let with = |algorithm| SparseMatmul::new(library, &problem, None, algorithm);
         let mut matmul = None;
-        if let Some(choice) = self.remembered::<SparseAlgorithm>(&key, &problem) {
+        if let Some(choice) = self.remembered::<SparseAlgorithm>(&key, &problem, sparse_product(&problem)) {
             matmul = with(choice.0).ok();
             made.choices.extend(matmul.is_some().then_some(choice.1));
         }
@@ -150,7 +151,7 @@ impl Plans {
 
     fn choose_dense(&self, library: &CublasLt, problem: &DenseProblem) -> Option<(Option<DenseAlgorithm>, ProductChoice)> {
         let key = format!("{}, {}", library.cache_key(), dense_key(problem));
-        let remembered = self.remembered::<DenseAlgorithm>(&key, problem);
+        let remembered = self.remembered::<DenseAlgorithm>(&key, problem, dense_product(problem));
         if remembered
             .as_ref()
             .is_some_and(|(algorithm, _)| algorithm.is_none_or(|a| DenseMatmul::with_algorithm(library, problem, a).is_ok()))
@@ -163,9 +164,14 @@ impl Plans {
     }
 
     /// What is in the cache; no algorithm where the library's own choice is best.
-    fn remembered<A: FromStr>(&self, key: &str, problem: &dyn std::fmt::Display) -> Option<(Option<A>, ProductChoice)> {
+    fn remembered<A: FromStr>(
+        &self,
+        key: &str,
+        problem: &dyn std::fmt::Display,
+        product: Option<ProductKey>,
+    ) -> Option<(Option<A>, ProductChoice)> {
         let cache = self.cache.as_ref().filter(|_| self.tuning.remembers())?;
-        let choice = ProductChoice::parse(&problem.to_string(), std::str::from_utf8(&cache.get(KIND, key)?).ok()?)?;
+        let choice = ProductChoice::parse(&problem.to_string(), product, std::str::from_utf8(&cache.get(KIND, key)?).ok()?)?;
         let algorithm = match &choice.algorithm {
             Some(text) => Some(text.parse().ok()?),
             None => None,
@@ -202,6 +208,7 @@ impl Plans {
         let best = found.candidates.first().map_or(found.first, |c| c.time);
         let choice = ProductChoice {
             problem: problem.to_string(),
+            product: sparse_product(problem),
             algorithm: Some(found.matmul.algorithm().to_string()),
             default: found.first,
             best,
@@ -235,6 +242,7 @@ impl Plans {
         let algorithm = (found.best < found.first).then(|| found.matmul.algorithm());
         let choice = ProductChoice {
             problem: problem.to_string(),
+            product: dense_product(problem),
             algorithm: algorithm.map(|a| a.to_string()),
             default: found.first,
             best: found.best,
@@ -244,6 +252,18 @@ impl Plans {
         };
         Ok((algorithm, choice))
     }
+}
+
+/// A problem as timings know it.
+fn sparse_product(problem: &SparseProblem) -> Option<ProductKey> {
+    let SparseProblem { input, m, n, k, .. } = *problem;
+    Some(ProductKey { sparse: true, input, m, n, k })
+}
+
+/// Likewise; none of what is no product with a weight.
+fn dense_product(problem: &DenseProblem) -> Option<ProductKey> {
+    let DenseProblem { input, m, n, k, .. } = *problem;
+    (problem.rhs_transposed && problem.batch == 1).then_some(ProductKey { sparse: false, input, m, n, k })
 }
 
 /// A library, loaded when it is first asked for.

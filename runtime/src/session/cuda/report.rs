@@ -1,5 +1,6 @@
 //! What a session on a GPU tells of itself.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::plans::ProductChoice;
@@ -41,14 +42,23 @@ pub struct VariantChoice {
 /// Why a variant runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
-    /// It is the only one, or the caller asks for it.
-    Only,
     /// The compiler's cost model prefers it for so many rows.
     Estimated,
     /// It was measured now.
     Measured,
     /// It was measured earlier, and remembered.
     Remembered,
+}
+
+/// `estimated`, `measured` or `measured before`.
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Because::Estimated => "estimated",
+            Because::Measured => "measured",
+            Because::Remembered => "measured before",
+        })
+    }
 }
 
 /// How the sparse weights of a plan came onto the device.

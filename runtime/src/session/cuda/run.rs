@@ -87,7 +87,7 @@ impl Runner {
     /// Working memory of a run with inputs of these shapes, in bytes, and the least that any layout needs.
     pub fn arena(&self, shapes: &[&[usize]]) -> Result<(usize, usize), SessionError> {
         let mut state = self.lock();
-        let bound = self.bound(&mut state, shapes)?.bound;
+        let bound = self.bound(&mut state, shapes, None)?.bound;
         Ok((bound.layout.total, bound.layout.lower_bound))
     }
 
@@ -100,7 +100,8 @@ impl Runner {
         let arranged = inputs::arrange(&self.variants().inputs, given)?;
         let shapes: Vec<&[usize]> = arranged.iter().map(|v| v.shape).collect();
         let mut state = self.lock();
-        let ready = self.bound(&mut state, &shapes)?;
+        let fill = |gpu: &Gpu, bound: &Bound, stream: &Stream| gpu.upload(bound, stream, &arranged);
+        let ready = self.bound(&mut state, &shapes, Some(&fill))?;
         // Runs that were started use the same memory.
         ready.stream.synchronize()?;
         let done = work(&ready.gpu, ready.bound, ready.recorder, ready.fault, &arranged);

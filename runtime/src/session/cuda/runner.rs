@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::program::Source;
 use super::super::{SessionError, SessionOptions, inputs};
 use super::Gpu;
-use super::bound::{Bound, BoundCache};
+use super::bound::{Bound, BoundCache, OnShape};
 use super::options::CallerStream;
 use super::pending::{DeviceTensor, Output, OutputData, PendingRun};
 use super::staging::{Places, Staging};
-use super::variants::Variants;
+use super::trial::{self, Entrant, Fill};
+use super::variants::{Decision, Variants};
 use crate::cuda::driver::{DeviceBuffer, DeviceSlice, Event, PinnedBuffer, Stream};
 use crate::plan::Plan;
 use crate::tensor::{Tensor, TensorView};
@@ -124,17 +125,55 @@ impl Runner {
         unsafe { self.enqueue(&shapes, &Io::Device(&arranged, &outputs)) }
     }
 
-    /// The program on the inputs' shapes, which fit the ranks of the plan's.
-    pub(super) fn bound<'s>(&self, state: &'s mut State, shapes: &[&[usize]]) -> Result<Ready<'s>, SessionError> {
+    /// The variant for the inputs' shapes, which fit the ranks of the plan's, and its program on these. With `fill`, which puts the inputs where a variant reads them, variants are measured
+    /// where that is to be done.
+    pub(super) fn bound<'s>(
+        &self,
+        state: &'s mut State,
+        shapes: &[&[usize]],
+        fill: Option<Fill<'_>>,
+    ) -> Result<Ready<'s>, SessionError> {
         let State { bound, fault, stream, recorder } = state;
-        let variants = &*self.variants;
-        let (gpu, bound) = bound.get(shapes, |cache| {
-            let symbols = inputs::unify(&variants.inputs, shapes, &variants.base.plan.manifest().symbols)?;
-            let gpu = variants.get(variants.choose(variants.rows(&symbols)?))?;
-            let bound = Bound::new(&gpu, &symbols, cache, fault.as_slice(), self.memory_limit)?;
-            Ok((gpu, bound))
+        let ready = bound.get(shapes, fill.is_some(), |cache| {
+            let symbols = inputs::unify(&self.variants.inputs, shapes, &self.variants.base.plan.manifest().symbols)?;
+            let on_shape = |cache: &mut BoundCache, position, settled| {
+                let gpu = self.variants.get(position)?;
+                let bound = Bound::new(&gpu, &symbols, cache, fault.as_slice(), self.memory_limit)?;
+                Ok(OnShape { gpu, bound, settled })
+            };
+            // One session at a time measures: what runs beside it would disturb it.
+            let mut alone = None;
+            let (rows, preferred, patience, fill) = loop {
+                match (self.variants.decide(&symbols)?, fill) {
+                    (Decision::Certain(position), _) => return on_shape(cache, position, true),
+                    (Decision::Measure { preferred, .. }, None) => return on_shape(cache, preferred, false),
+                    // Another session may have measured it meanwhile.
+                    (Decision::Measure { .. }, Some(_)) if alone.is_none() => alone = Some(self.variants.alone()),
+                    (Decision::Measure { rows, preferred, patience }, Some(fill)) => break (rows, preferred, patience, fill),
+                }
+            };
+            // Runs that were started use the same memory.
+            stream.synchronize()?;
+            let mut entrants = Vec::new();
+            for position in 0..self.variants.base.cuda().variants.len() {
+                match on_shape(cache, position, true) {
+                    Ok(ready) => entrants.push(Entrant { position, gpu: ready.gpu, bound: ready.bound }),
+                    Err(e) if position == preferred => return Err(e),
+                    // What cannot run, for want of memory or of a library, is not the fastest.
+                    Err(_) => {}
+                }
+            }
+            let times = trial::times(&mut entrants, fill, recorder, fault, patience)?;
+            let fastest = self.variants.settle_measured(rows, entrants.iter().map(|e| e.position).zip(times).collect());
+            let Entrant { gpu, bound, position } = entrants.swap_remove(fastest);
+            if cache.holds(&bound) { Ok(OnShape { gpu, bound, settled: true }) } else { on_shape(cache, position, true) }
         })?;
-        Ok(Ready { gpu, bound, fault, stream, recorder })
+        Ok(Ready { gpu: ready.gpu.clone(), bound: &mut ready.bound, fault, stream, recorder })
+    }
+
+    /// The variant that runs on these inputs.
+    pub fn variant_of(&self, given: &[(&str, TensorView<'_>)]) -> Result<String, SessionError> {
+        self.with_bound(given, |gpu, _, _, _, _| Ok(gpu.name.clone()))
     }
 
     pub(super) fn put_back(&self, staging: PinnedBuffer) {
@@ -152,7 +191,9 @@ impl Runner {
     #[allow(unsafe_code)]
     unsafe fn enqueue(self: &Arc<Self>, shapes: &[&[usize]], io: &Io<'_>) -> Result<PendingRun, SessionError> {
         let mut state = self.lock();
-        let ready = self.bound(&mut state, shapes)?;
+        // SAFETY: as the caller promises.
+        let fill = |gpu: &Gpu, bound: &Bound, stream: &Stream| unsafe { fill(gpu, bound, stream, io) };
+        let ready = self.bound(&mut state, shapes, Some(&fill))?;
         let gpu = &*ready.gpu.clone();
         let mut places = Places::default();
         let fault = places.next(size_of::<u32>());
@@ -196,13 +237,8 @@ impl Runner {
                         unsafe { slice.upload_async(staged, ready.stream)? };
                     }
                 }
-                Io::Device(given, _) => {
-                    for (&v, tensor) in gpu.program.inputs.iter().zip(*given) {
-                        let Some(slice) = ready.bound.slice(gpu, v) else { continue };
-                        // SAFETY: as the caller promises; the shape is the input's.
-                        slice.copy_from(unsafe { DeviceSlice::from_raw(tensor.pointer, slice.len()) }, ready.stream)?;
-                    }
-                }
+                // SAFETY: as the caller promises.
+                Io::Device(..) => unsafe { self::fill(gpu, ready.bound, ready.stream, io)? },
             }
             ready.bound.replay(gpu, ready.stream, ready.recorder, ready.fault)?;
             match io {
@@ -232,6 +268,25 @@ impl Runner {
                 }
                 Err(e)
             }
+        }
+    }
+}
+
+/// Puts inputs where a variant reads them.
+///
+/// # Safety
+/// What is given in device memory is there.
+#[allow(unsafe_code)]
+unsafe fn fill(gpu: &Gpu, bound: &Bound, stream: &Stream, io: &Io<'_>) -> Result<(), SessionError> {
+    match io {
+        Io::Host(given) => gpu.upload(bound, stream, given),
+        Io::Device(given, _) => {
+            for (&v, tensor) in gpu.program.inputs.iter().zip(*given) {
+                let Some(slice) = bound.slice(gpu, v) else { continue };
+                // SAFETY: as the caller promises; the shape is the input's.
+                slice.copy_from(unsafe { DeviceSlice::from_raw(tensor.pointer, slice.len()) }, stream)?;
+            }
+            Ok(())
         }
     }
 }

@@ -2,16 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::super::program::named_variant;
 use super::super::{Port, SessionError, SessionOptions};
 use super::Gpu;
 use super::base::Base;
+use super::options::{CudaOptions, TimingsFile, Tuning};
 use super::report::{Because, CudaReport, VariantChoice};
+use super::trial::{self, Patience};
 use crate::cuda::m_bucket;
 use crate::dim::Bindings;
 use crate::plan::Plan;
 use crate::plan::manifest::{Program, ValueId};
+use crate::timings::{Timings, VariantTimes};
+
+/// Where choices are in the cache.
+const KIND: &str = "variants";
 
 /// See the module documentation.
 pub struct Variants {
@@ -20,12 +27,25 @@ pub struct Variants {
     pub outputs: Vec<Port>,
     /// The one that always runs, where that is certain.
     only: Option<usize>,
-    /// By position.
+    tuning: Tuning,
+    /// What was measured before, as the plan came with it.
+    timings: Timings,
+    warnings: Vec<String>,
     ready: Mutex<Vec<Ready>>,
+    /// By rows.
     chosen: Mutex<BTreeMap<u64, VariantChoice>>,
+    measuring: Mutex<()>,
 }
 
-/// A variant, perhaps made ready.
+/// What is known of the variant for a shape.
+pub enum Decision {
+    /// The variant at this position runs.
+    Certain(usize),
+    /// The variants are to be measured for so many rows; the one at `preferred` has to run, others may be left out.
+    Measure { rows: u64, preferred: usize, patience: Patience },
+}
+
+/// A variant's position, and the variant made ready.
 type Ready = (usize, Arc<Gpu>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -44,7 +64,19 @@ impl Variants {
         let only = named.or_else(|| (cuda.variants.len() == 1).then_some(0));
         // All variants are called alike.
         let (inputs, outputs) = ports(&base.plan.manifest().program);
-        let variants = Variants { base, inputs, outputs, only, ready: Mutex::default(), chosen: Mutex::default() };
+        let (timings, warnings) = if only.is_none() { timings(&base, &options.cuda) } else { Default::default() };
+        let variants = Variants {
+            base,
+            inputs,
+            outputs,
+            only,
+            tuning: options.cuda.tuning,
+            timings,
+            warnings,
+            ready: Mutex::default(),
+            chosen: Mutex::default(),
+            measuring: Mutex::default(),
+        };
         if let Some(only) = only {
             variants.get(only)?;
         }
@@ -66,23 +98,83 @@ impl Variants {
     }
 
     /// The rows by which a variant is chosen for these values of the symbols, as products pad them.
-    pub fn rows(&self, symbols: &Bindings) -> Result<u64, SessionError> {
+    fn rows(&self, symbols: &Bindings) -> Result<u64, SessionError> {
         let rows = &self.base.cuda().rows;
         let fail = |e: crate::dim::DimError| SessionError::Rows { rows: rows.to_string(), reason: e.to_string() };
         Ok(m_bucket(rows.eval_usize(symbols).map_err(fail)?) as u64)
     }
 
-    /// The variant for so many rows.
-    pub fn choose(&self, rows: u64) -> usize {
+    /// Which variant runs for these values of the symbols, or that it has to be measured.
+    ///
+    /// # Errors
+    /// Rows that have no value.
+    pub fn decide(&self, symbols: &Bindings) -> Result<Decision, SessionError> {
         if let Some(only) = self.only {
-            return only;
+            return Ok(Decision::Certain(only));
         }
-        let position = self.base.cuda().preferred(rows);
-        let name = self.base.variant(position).name.clone();
-        let choice = || VariantChoice { rows, variant: name, because: Because::Estimated, times: Vec::new() };
-        let mut chosen = lock(&self.chosen);
-        let choice = chosen.entry(rows).or_insert_with(choice);
-        self.base.cuda().position(&choice.variant).unwrap_or(position)
+        let (rows, cuda) = (self.rows(symbols)?, self.base.cuda());
+        if let Some(position) = lock(&self.chosen).get(&rows).and_then(|c| cuda.position(&c.variant)) {
+            return Ok(Decision::Certain(position));
+        }
+        if self.tuning.remembers()
+            && let Some(times) = self.remembered(rows)
+            && let Some(position) = cuda.position(&times.fastest)
+        {
+            let micros = |(name, micros): (&String, &f64)| Some((name.clone(), Duration::try_from_secs_f64(micros / 1e6).ok()?));
+            let times = times.micros.iter().filter_map(micros).collect();
+            return Ok(Decision::Certain(self.settle(rows, position, Because::Remembered, times)));
+        }
+        let preferred = cuda.preferred(rows);
+        Ok(match self.tuning.patience() {
+            Some(patience) if !self.base.kernels_only => Decision::Measure { rows, preferred, patience },
+            _ => Decision::Certain(self.settle(rows, preferred, Because::Estimated, Vec::new())),
+        })
+    }
+
+    /// Held while variants are measured.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        lock(&self.measuring)
+    }
+
+    /// Decides on the fastest of the variants at these positions, and remembers; gives its place in the list.
+    pub fn settle_measured(&self, rows: u64, measured: Vec<(usize, Duration)>) -> usize {
+        let variant = |position: usize| self.base.variant(position);
+        let sparse = |(position, time): &(usize, Duration)| (variant(*position).sparse_share().sparse, *time);
+        let fastest = trial::fastest(&measured.iter().map(sparse).collect::<Vec<_>>());
+        let position = measured[fastest].0;
+        let times: Vec<_> = measured.iter().map(|(at, time)| (variant(*at).name.clone(), *time)).collect();
+        let kept = VariantTimes {
+            plan: self.base.plan.digest().to_hex().to_string(),
+            rows,
+            fastest: variant(position).name.clone(),
+            micros: times.iter().map(|(name, time)| (name.clone(), time.as_secs_f64() * 1e6)).collect(),
+        };
+        if let (Some(cache), Ok(text)) = (self.base.plans.cache(), serde_json::to_vec(&kept)) {
+            // A cache that cannot be written is one less, not a failure.
+            let _ = cache.put(KIND, &self.key(rows), &text);
+        }
+        self.settle(rows, position, Because::Measured, times);
+        fastest
+    }
+
+    fn settle(&self, rows: u64, position: usize, because: Because, times: Vec<(String, Duration)>) -> usize {
+        let variant = self.base.variant(position).name.clone();
+        lock(&self.chosen).insert(rows, VariantChoice { rows, variant, because, times });
+        position
+    }
+
+    /// What was measured before for so many rows, beside the plan or on this machine.
+    fn remembered(&self, rows: u64) -> Option<VariantTimes> {
+        let plan = self.base.plan.digest().to_hex();
+        if let Some(known) = self.timings.variants(self.base.machine(), &plan, rows) {
+            return Some(known.clone());
+        }
+        serde_json::from_slice(&self.base.plans.cache()?.get(KIND, &self.key(rows))?).ok()
+    }
+
+    /// What a choice depends on.
+    fn key(&self, rows: u64) -> String {
+        format!("{}, plan {}, {rows} rows", self.base.machine(), self.base.plan.digest().to_hex())
     }
 
     pub fn report(&self) -> CudaReport {
@@ -96,8 +188,25 @@ impl Variants {
             variants: lock(&self.ready).iter().map(name).collect(),
             variant_choices: lock(&self.chosen).values().cloned().collect(),
             constant_bytes: self.base.constant_bytes(),
-            warnings: Vec::new(),
+            warnings: self.warnings.clone(),
         }
+    }
+}
+
+/// The timings that the options name, and what the user should know of them.
+fn timings(base: &Base, options: &CudaOptions) -> (Timings, Vec<String>) {
+    let path = match &options.timings {
+        TimingsFile::Beside => base.plan.path().map(Timings::beside).filter(|path| path.exists()),
+        TimingsFile::File(path) => Some(path.clone()),
+        TimingsFile::Nowhere => None,
+    };
+    let Some(path) = path.filter(|_| options.tuning.remembers()) else { return Default::default() };
+    match Timings::read(&path) {
+        Ok(timings) => {
+            let warning = timings.foreign(base.machine()).map(|what| format!("{}: {what}", path.display()));
+            (timings, warning.into_iter().collect())
+        }
+        Err(e) => (Timings::default(), vec![format!("timings are not used: {e}")]),
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::session::{CudaReport, ProductChoice};
+use crate::session::{CudaReport, ProductChoice, VariantChoice};
 use crate::tool::ToolError;
+use crate::tool::tune::write_variants;
 
 /// Where the time of loading went, and what was chosen.
 pub fn write_loaded(report: &CudaReport, out: &mut dyn Write) -> Result<(), ToolError> {
@@ -22,6 +23,10 @@ pub fn write_loaded(report: &CudaReport, out: &mut dyn Write) -> Result<(), Tool
         report.plans,
         report.choices.len() - remembered,
     )?;
+    let mib = report.constant_bytes as f64 / f64::from(1 << 20);
+    writeln!(out, "  variants made ready: {}; constants and weights on the device: {mib:.1} MiB", report.variants.join(", "))?;
+    write_variants(&report.variant_choices, out)?;
+    report.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
     Ok(())
 }
 
@@ -34,9 +39,15 @@ pub fn json_loaded(report: &CudaReport) -> Json {
             "tried": c.tried, "untried": c.untried, "remembered": c.remembered,
         })
     };
+    let chosen = |c: &VariantChoice| {
+        let times: BTreeMap<&str, f64> = c.times.iter().map(|(name, time)| (name.as_str(), ms(*time) * 1e3)).collect();
+        json!({ "rows": c.rows, "variant": c.variant, "because": c.because.to_string(), "times_us": times })
+    };
     json!({
         "loading_ms": report.load.iter().map(|(what, time)| (*what, ms(*time))).collect::<BTreeMap<_, _>>(),
         "weights_compressed": report.weights.compressed, "weights_cached": report.weights.cached, "plans": report.plans,
+        "variants": report.variants, "constant_bytes": report.constant_bytes, "warnings": report.warnings,
+        "variant_choices": report.variant_choices.iter().map(chosen).collect::<Vec<_>>(),
         "products": report.choices.iter().map(choice).collect::<Vec<_>>(),
     })
 }

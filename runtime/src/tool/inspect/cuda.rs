@@ -117,7 +117,7 @@ fn preference(cuda: &CudaPlan, variant: &Variant) -> String {
     }
 }
 
-/// How large a variant is and how much of it is sparse.
+/// How large a variant of a CUDA program is and how much of it is sparse, in a line.
 pub fn summary(variant: &Variant) -> String {
     let share = variant.sparse_share();
     let mut text = format!("{} launches for {} steps", variant.launches.len(), variant.program.steps.len());

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use crate::timings::ProductKey;
+
 /// The algorithm that a product runs with, and what it was chosen from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProductChoice {
     /// The product.
     pub problem: String,
+    /// The same for timings, where it is a product with a weight.
+    pub product: Option<ProductKey>,
     /// The library's name for the algorithm; none where the library's own choice is best.
     pub algorithm: Option<String>,
     /// Device time of one run of the library's own choice.
@@ -31,7 +35,7 @@ impl ProductChoice {
     }
 
     /// What was remembered; none when it is something else.
-    pub(super) fn parse(problem: &str, text: &str) -> Option<ProductChoice> {
+    pub(super) fn parse(problem: &str, product: Option<ProductKey>, text: &str) -> Option<ProductChoice> {
         let mut fields = text.split_whitespace();
         let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=');
         let algorithm = field("algorithm").filter(|a| !a.is_empty())?;
@@ -40,6 +44,7 @@ impl ProductChoice {
         let mut count = |name| usize::try_from(number(name)?).ok();
         Some(ProductChoice {
             problem: problem.to_owned(),
+            product,
             algorithm: (algorithm != "default").then(|| algorithm.to_owned()),
             default: Duration::from_nanos(default),
             best: Duration::from_nanos(best),
@@ -58,6 +63,7 @@ mod tests {
     fn what_is_remembered_is_one_readable_line() {
         let choice = ProductChoice {
             problem: "p".into(),
+            product: None,
             algorithm: Some("16/1".into()),
             default: Duration::from_nanos(8400),
             best: Duration::from_nanos(4625),
@@ -68,12 +74,12 @@ mod tests {
         assert_eq!(choice.text(), "algorithm=16/1 default_ns=8400 best_ns=4625 tried=27 untried=0\n");
         let own = ProductChoice { algorithm: None, ..choice.clone() };
         for choice in [choice, own] {
-            assert_eq!(ProductChoice::parse("p", &choice.text()), Some(choice));
+            assert_eq!(ProductChoice::parse("p", None, &choice.text()), Some(choice));
         }
         for bad in
             ["", "algorithm= default_ns=1 best_ns=1 tried=1 untried=0", "algorithm=1 best_ns=1", "algorithm=1 default_ns=-1"]
         {
-            assert_eq!(ProductChoice::parse("p", bad), None, "{bad}");
+            assert_eq!(ProductChoice::parse("p", None, bad), None, "{bad}");
         }
     }
 }
