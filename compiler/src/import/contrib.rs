@@ -1,9 +1,11 @@
 //! Operators of the `com.microsoft` domain that are activations or embeddings; normalisations and products are with their families.
 
-use sliderun::op::elementwise::{Binary, Unary};
+use sliderun::dtype::DType;
+use sliderun::op::elementwise::{Binary, Cast, Unary};
 use sliderun::op::index::Gather;
 use sliderun::op::layout::{Slice, SliceAxis};
 use sliderun::op::norm::LayerNorm;
+use sliderun::op::reduce::{Reduce, ReduceKind};
 
 use super::{Imported, Importer, NodeContext, Refusal, microsoft};
 
@@ -32,9 +34,6 @@ fn gelu(cx: &mut NodeContext<'_>) -> Imported {
 /// Operands (ids, segment_ids?, words, positions, segments?, scale, shift, mask?, position_ids?); results (y, mask index, sum).
 fn embed_layer_norm(cx: &mut NodeContext<'_>) -> Imported {
     cx.ignore(&["mask_index_type"]);
-    if cx.wants_output(1) {
-        return Err(Refusal::new("the mask index as a further output is not supported"));
-    }
     let (ids, words, positions) = (cx.input(0)?, cx.input(2)?, cx.input(3)?);
     let (scale, shift) = (cx.input(5)?, cx.input(6)?);
     let tokens = cx.shape(ids).get(1).cloned().ok_or_else(|| Refusal::new("the ids must be [batch, tokens]"))?;
@@ -50,8 +49,19 @@ fn embed_layer_norm(cx: &mut NodeContext<'_>) -> Imported {
     }
     let op = LayerNorm { axis: 2, epsilon: cx.float_or("epsilon", 1e-12)?, stats: false };
     let y = cx.add(op, &[sum, scale, shift])?;
-    // Output 1 is absent; its place is never read.
-    Ok(vec![y, y, sum])
+    // The number of tokens that each sequence's mask counts.
+    let counts = match (cx.optional(7), cx.wants_output(1)) {
+        (Some(mask), true) => {
+            let one = cx.scalar(cx.dtype(mask), 1.0)?;
+            let counted = cx.add(Binary::Equal, &[mask, one])?;
+            let counted = cx.add(Cast { to: DType::I32 }, &[counted])?;
+            cx.add(Reduce { kind: ReduceKind::Sum, axes: vec![1], keep_dims: false }, &[counted])?
+        }
+        (None, true) => return Err(Refusal::new("the mask index is wanted, but there is no mask")),
+        // An output that is absent is never read.
+        _ => y,
+    };
+    Ok(vec![y, counts, sum])
 }
 
 #[cfg(test)]
@@ -79,5 +89,8 @@ mod tests {
         let given = [ids(), ids(), table(0), table(1), table(0), weight(), weight()];
         let graph = import_node(17, op, &given, 1).unwrap();
         assert_eq!(graph.ty(graph.outputs[0].value).to_string(), "f32[batch, seq, 4]");
+        let op = node("EmbedLayerNormalization", &[], &[]).domain("com.microsoft");
+        let graph = import_node(17, op, &[&given[..], &[ids()]].concat(), 2).unwrap();
+        assert_eq!(graph.ty(graph.outputs[1].value).to_string(), "i32[batch]");
     }
 }

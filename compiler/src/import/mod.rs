@@ -16,6 +16,7 @@ mod attention;
 mod attributes;
 mod context;
 mod contrib;
+mod contrib_attention;
 mod control;
 mod conv;
 mod elementwise;
@@ -94,6 +95,7 @@ const fn microsoft(name: &'static str, build: fn(&mut NodeContext<'_>) -> Import
 const FAMILIES: &[&[Importer]] = &[
     attention::IMPORTERS,
     contrib::IMPORTERS,
+    contrib_attention::IMPORTERS,
     control::IMPORTERS,
     conv::IMPORTERS,
     elementwise::IMPORTERS,
