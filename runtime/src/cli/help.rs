@@ -162,6 +162,7 @@ turns in one run. Says with a line of JSON what was loaded, then answers each co
 Usage: sliderun turns PLAN [OPTIONS]
 
   --device cpu|cuda[:N]   Where to run (default cpu)
+  --variant NAME          On a GPU, the plan's variant (default: what is fastest for the shape)
   --tuning HOW            On a GPU, how products are chosen: off, remembered, quick (default) or
                           exhaustive
   --threads N             Threads to use (default: as many as there are processors)

@@ -269,6 +269,7 @@ fn parse_turns(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Short('h') | Long("help") => return Ok(Command::Print(help::TURNS)),
             #[cfg(feature = "cuda")]
             Long("tuning") => target.options.cuda.tuning = args.value()?.parse()?,
+            Long("variant") => target.options.variant = Some(args.value()?.parse()?),
             Long("device") => target.device = args.value()?.parse()?,
             Long("threads") => target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Value(value) => plan.set(value)?,

@@ -79,7 +79,7 @@ def arguments():
     engines = [name for name, *_ in suite.VARIANTS + suite.PEERS]
     parser.add_argument("--model", type=several, default=["qwen2.5-7b"], help=f"of {', '.join(suite.MODELS)}")
     parser.add_argument("--rows", type=numbers, help="numbers of tokens; all of the model's without")
-    parser.add_argument("--engines", type=several, default=engines, help=f"of {', '.join(engines)}")
+    parser.add_argument("--engines", type=several, default=suite.DEFAULT, help=f"of {', '.join(engines)}; all but fp8 with automatic choice without")
     parser.add_argument("--rounds", type=int, default=5, help="times that each engine takes its turn in bursts")
     parser.add_argument("--burst", type=float, default=0.3, help="seconds of a turn")
     parser.add_argument("--pause", type=float, default=0.2, help="seconds of rest before a burst")
@@ -128,12 +128,17 @@ class Benchmark:
         self.model, self.options, self.log, self.monitor = model, options, log, monitor
         self.log.heading(f"{model}: the model and its plans")
         self.workshop = prepare.Workshop(model, options.programs, options.folder, options.target)
-        self.patterns = {}
+        # By engine: the pattern of its weights; the variant that was asked for, and how much of each of its plan's variants is sparse.
+        self.patterns, self.shares = {}, {}
         self.reference = None
 
     def run(self):
         wanted = self.options.engines
-        plans = [(name, pattern, self.workshop.plan(name, pattern, precision)) for name, pattern, precision in suite.VARIANTS if name in wanted]
+        plans = [
+            (name, pattern, variant if self.options.device == "cuda" else None, self.workshop.plan(pattern, precision))
+            for name, pattern, precision, variant in suite.VARIANTS
+            if name in wanted
+        ]
         # The peers are read while plans are compiled.
         engines = self.peers()
         engines = self.plans(plans) + engines
@@ -169,7 +174,7 @@ class Benchmark:
     def plans(self, futures):
         """The plans, loaded. They are loaded at the same time, for nothing is measured yet."""
         started, loaded = [], []
-        for name, pattern, future in futures:
+        for name, pattern, variant, future in futures:
             try:
                 path, said = future.result()
             except prepare.Failed as error:
@@ -178,7 +183,9 @@ class Benchmark:
             self.patterns[name] = pattern
             self.log.say(f"{name:<10} compiled in {said['seconds']:.1f} s, {said['bytes'] / 1e6:.1f} MB, {said['sparse_products']} of {said['products']} products sparse")
             self.log.record("plan", model=self.model, engine=name, **said)
-            started.append(Plan(name, os.path.join(self.options.programs, "sliderun"), path, self.options.device, os.path.join(self.options.folder, "outputs")))
+            self.shares[name] = (variant, said["variants"])
+            sliderun, outputs = os.path.join(self.options.programs, "sliderun"), os.path.join(self.options.folder, "outputs")
+            started.append(Plan(name, sliderun, path, variant, self.options.device, outputs))
         for plan in started:
             try:
                 answer = plan.loaded()
@@ -205,7 +212,9 @@ class Benchmark:
                 first = round_ % max(len(ready), 1)
                 for engine in ready[first:] + ready[:first]:
                     measured = self.turn(engine, mode, {**common, "round": round_})
-                    if measured:
+                    if measured is None:
+                        ready.remove(engine)
+                    else:
                         times.setdefault((engine.name, mode), []).append((round_, measured))
         self.summary(ready, times)
         for engine in ready:
@@ -231,10 +240,14 @@ class Benchmark:
                 model = self.workshop.model(self.patterns[engine.name]).result()
                 distance = self.reference.distance(self.reference.outputs(model, folder), engine.outputs())
                 said += f", {distance:.2e} from f32"
+            asked, shares = self.shares.get(engine.name, (None, {}))
+            variant = asked or answer.pop("variant", None) or next(iter(shares), None)
+            if len(shares) > 1:
+                said += f", {variant}"
             self.log.say(said)
-            self.log.record("ready", engine=engine.name, distance=distance, **common, **answer)
+            self.log.record("ready", engine=engine.name, distance=distance, **common, **{**answer, "variant": variant, "sparse": shares.get(variant)})
             return True
-        except (EngineError, prepare.Failed, ValueError, RuntimeError, OSError) as error:
+        except (EngineError, prepare.Failed, KeyError, ValueError, RuntimeError, OSError) as error:
             self.log.failed(engine.name, "first run", error, **common)
             return False
 

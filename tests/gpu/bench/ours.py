@@ -17,11 +17,11 @@ class Plan:
 
     ours = True
 
-    def __init__(self, name, sliderun, plan, device, folder):
-        self.name, self.folder = name, os.path.join(folder, os.path.basename(plan))
+    def __init__(self, name, sliderun, plan, variant, device, folder):
+        self.name, self.folder = name, os.path.join(folder, name.replace(":", "x").replace(" ", "-"))
         os.makedirs(self.folder, exist_ok=True)
         self.errors = os.path.join(self.folder, "stderr.txt")
-        command = [sliderun, "turns", plan, "--device", device]
+        command = [sliderun, "turns", plan, "--device", device, *(["--variant", variant] if variant else [])]
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
 
@@ -80,7 +80,11 @@ class Plan:
 
     def close(self):
         """Ends the process."""
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except OSError:
+            # It ended before.
+            pass
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:

@@ -25,7 +25,7 @@ class Workshop:
         self.dense = self.path("model.onnx")
         if not os.path.exists(self.dense):
             self.call("generate", model, "--dtype", "bf16", "--out", self.dense)
-        self.pruned = {}
+        self.pruned, self.plans = {}, {}
 
     def path(self, name):
         return os.path.join(self.folder, name.replace(":", "x").replace(" ", "-"))
@@ -53,24 +53,26 @@ class Workshop:
             self.call("slidec", "prune", self.dense, "-o", path, "--pattern", pattern)
         return path
 
-    def plan(self, name, pattern, precision):
+    def plan(self, pattern, precision):
         """A plan in the making: its file and what the log says of it."""
-        # In front of the plans that wait for it: the pool begins what was given first.
-        model = self.model(pattern)
-        return self.pool.submit(self.compile, name, model, pattern, precision)
+        if (pattern, precision) not in self.plans:
+            # In front of the plans that wait for it: the pool begins what was given first.
+            model = self.model(pattern)
+            self.plans[pattern, precision] = self.pool.submit(self.compile, model, pattern, precision)
+        return self.plans[pattern, precision]
 
-    def compile(self, name, model, pattern, precision):
-        path = self.path(f"{name}.slide")
+    def compile(self, model, pattern, precision):
+        path = self.path(f"{precision} {pattern or 'dense'}.slide")
         choice = ["--sparsity", pattern or "dense", "--precision", precision, "--target", self.target]
         report, seconds = self.call("slidec", "compile", model.result(), "-o", path, *choice, "--json")
         verdicts = [v for v in json.loads(report)["verdicts"] if v["reason"] != "both operands are computed"]
-        weights = [(v["n"] * v["k"], v["sparse"]) for v in verdicts if isinstance(v["n"], int) and isinstance(v["k"], int)]
-        everything = sum(size for size, _ in weights)
+        cuda = json.loads(self.call("sliderun", "inspect", path, "--json")[0])["cuda"]
         return path, {
+            "pattern": pattern,
             "seconds": seconds,
             "bytes": os.path.getsize(path),
-            "products": len(weights),
-            "sparse_products": sum(sparse for _, sparse in weights),
-            "sparse_weights": sum(size for size, sparse in weights if sparse) / max(everything, 1),
-            "weights": everything,
+            "products": len(verdicts),
+            "sparse_products": sum(v["sparse"] for v in verdicts),
+            # Of each variant for GPUs, the share of the products' work that sparse ones do.
+            "variants": {variant["name"]: variant["sparse"]["of_work"] for variant in cuda["variants"]} if cuda else {},
         }

@@ -19,12 +19,16 @@ MODELS = {
 
 PATTERNS = ["2:4", "4:6", "6:8", "8:10"]
 
-# Our plans: name, pattern that the weights are pruned to (none: as they are), precision.
-VARIANTS = [(precision, None, precision) for precision in ("bf16", "fp8", "int8")]
-VARIANTS += [(f"{precision} {pattern}", pattern, precision) for precision in ("int8", "fp8") for pattern in PATTERNS]
+# Ours: name, pattern that the weights are pruned to (none: as they are), precision, the plan's variant on a GPU (none: what the runtime chooses).
+VARIANTS = [(precision, None, precision, None) for precision in ("bf16", "fp8", "int8")]
+VARIANTS += [(f"{precision} {pattern}", pattern, precision, "sparse") for precision in ("int8", "fp8") for pattern in PATTERNS]
+VARIANTS += [(f"{precision} {pattern} auto", pattern, precision, None) for precision in ("int8", "fp8") for pattern in PATTERNS]
 
 # torch.compile of the same architecture: name, whether its linear layers are fp8 with dynamic scales per token.
 PEERS = [("torch bf16", False), ("torch fp8", True)]
+
+# What is measured when nothing else is asked for.
+DEFAULT = [name for name, *_ in VARIANTS + PEERS if not (name.startswith("fp8") and name.endswith("auto"))]
 
 
 def inputs(model, shape):

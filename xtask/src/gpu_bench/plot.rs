@@ -28,7 +28,9 @@ struct Plot {
 pub fn roofline(model: &Model) -> Option<String> {
     let mut lines: Vec<(&str, Vec<(u64, Point)>)> = Vec::new();
     for (tokens, shape) in &model.shapes {
-        for (engine, breakdown) in shape.engines.iter().filter_map(|e| Some((e, shape.breakdowns.get(e)?))) {
+        // What is chosen automatically is one of the others.
+        let named = shape.engines.iter().filter(|engine| !engine.ends_with("auto"));
+        for (engine, breakdown) in named.filter_map(|engine| Some((engine, shape.breakdowns.get(engine)?))) {
             let Some(point) = products(breakdown) else { continue };
             match lines.iter_mut().find(|(of, _)| of == engine) {
                 Some((_, points)) => points.push((*tokens, point)),

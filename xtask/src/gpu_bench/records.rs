@@ -23,6 +23,8 @@ enum Record {
         #[serde(flatten)]
         of: Of,
         distance: Option<f64>,
+        variant: Option<String>,
+        sparse: Option<f64>,
     },
     Turn {
         #[serde(flatten)]
@@ -75,11 +77,19 @@ pub struct Machine {
     pub power_limit: Option<f64>,
 }
 
-/// What the compiler said of a plan.
+/// Of what a plan was compiled.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Plan {
-    /// Share of the weights of products that stayed sparse.
-    pub sparse_weights: f64,
+    /// That its weights were pruned to; none of a dense plan.
+    pub pattern: Option<String>,
+}
+
+/// Which of a plan's variants ran.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Chosen {
+    pub variant: String,
+    /// Share of the products' work that sparse ones do.
+    pub sparse: Option<f64>,
 }
 
 /// How an engine ran.
@@ -141,6 +151,8 @@ pub struct Shape {
     /// Engines, in the order of the log.
     pub engines: Vec<String>,
     pub turns: BTreeMap<(String, Mode), Series>,
+    /// By plan.
+    pub chosen: BTreeMap<String, Chosen>,
     /// From f32, by engine.
     pub distances: BTreeMap<String, f64>,
     pub breakdowns: BTreeMap<String, Breakdown>,
@@ -188,11 +200,12 @@ impl Results {
         match record {
             Record::Machine(machine) => self.machines.push(machine),
             Record::Plan { model, engine, plan } => drop(self.model(&model).plans.insert(engine, plan)),
-            Record::Ready { of, distance } => {
+            Record::Ready { of, distance, variant, sparse } => {
                 let shape = self.shape(&of);
                 if !shape.engines.contains(&of.engine) {
                     shape.engines.push(of.engine.clone());
                 }
+                shape.chosen.extend(variant.map(|variant| (of.engine.clone(), Chosen { variant, sparse })));
                 shape.distances.extend(distance.map(|distance| (of.engine, distance)));
             }
             Record::Turn { of, mode, round, turn } => {

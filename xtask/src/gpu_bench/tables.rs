@@ -85,7 +85,8 @@ fn details(out: &mut String, model: &Model, tokens: u64, shape: &Shape) {
         Some(format!("{:.3}", joules / tokens as f64 * 1e3))
     };
     columns.push(("mJ a token".into(), Box::new(energy)));
-    let sparse = |engine: &str| model.plans.get(engine).map(|plan| format!("{:.0} %", plan.sparse_weights * 100.0));
+    columns.push(("variant".into(), Box::new(|engine| shape.chosen.get(engine).map(|chosen| chosen.variant.clone()))));
+    let sparse = |engine: &str| shape.chosen.get(engine)?.sparse.map(|share| format!("{:.0} %", share * 100.0));
     columns.push(("sparse".into(), Box::new(sparse)));
     columns.push(("launches".into(), Box::new(|engine| shape.breakdowns.get(engine).map(|b| b.launches.len().to_string()))));
     let of_floor = |engine: &str| {
@@ -102,7 +103,8 @@ fn details(out: &mut String, model: &Model, tokens: u64, shape: &Shape) {
     for engine in &shape.engines {
         row(out, std::iter::once(engine.clone()).chain(columns.iter().map(|(_, cell)| cell(engine).unwrap_or_default())));
     }
-    let shown = shape.engines.iter().filter(|engine| is_sparse(model, engine) && shape.breakdowns.contains_key(*engine));
+    let is_sparse = |engine: &str| shape.chosen.get(engine).is_some_and(|chosen| chosen.sparse.is_some_and(|share| share > 0.0));
+    let shown = shape.engines.iter().filter(|engine| is_sparse(engine) && shape.breakdowns.contains_key(*engine));
     let fastest = shown.filter_map(|engine| Some((engine, shape.us(engine, Mode::Burst)?))).min_by(|a, b| a.1.total_cmp(&b.1));
     if let Some((engine, _)) = fastest {
         line(out, &format!("\nWhere the time of {engine} goes, each launch by itself:\n"));
@@ -110,13 +112,9 @@ fn details(out: &mut String, model: &Model, tokens: u64, shape: &Shape) {
     }
 }
 
-fn is_sparse(model: &Model, engine: &str) -> bool {
-    model.plans.get(engine).is_some_and(|plan| plan.sparse_weights > 0.0)
-}
-
-/// Our fastest plan without sparse products.
+/// Our fastest plan of weights that are not pruned.
 fn best_dense<'a>(model: &Model, shape: &'a Shape, mode: Mode) -> Option<&'a str> {
-    let dense = shape.engines.iter().filter(|engine| model.plans.contains_key(*engine) && !is_sparse(model, engine));
+    let dense = shape.engines.iter().filter(|engine| model.plans.get(*engine).is_some_and(|plan| plan.pattern.is_none()));
     let timed = dense.filter_map(|engine| Some((engine.as_str(), shape.us(engine, mode)?)));
     timed.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(engine, _)| engine)
 }
