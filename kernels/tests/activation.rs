@@ -30,7 +30,7 @@ fn inputs() -> Vec<f32> {
     let everywhere: Vec<u32> = (0..1 << 15).map(|high| high << 17 | random() >> 15).collect();
     let mut all: Vec<f32> = everywhere.into_iter().map(f32::from_bits).collect();
     all.extend((-10_000..10_000).map(|i| (i as f32 + random() as f32 * 2f32.powi(-32)) * 2e-3));
-    for edge in [0.0004, 0.55, 9.02, 0.9277344, 0.9277344 * std::f32::consts::SQRT_2, 4.0, 104.0, 88.72, 87.33, 1.0, 0.5] {
+    for edge in [0.0004, 0.55, 9.02, 0.9277344, 0.9277344 * std::f32::consts::SQRT_2, 4.0, 104.0, 88.72, 87.33, 87.0, 9.6, 10.0, 1.0, 0.5] {
         let bits = f32::to_bits(edge);
         all.extend((bits - 50..bits + 50).flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)]));
     }
@@ -89,8 +89,9 @@ fn operation(name: &str) -> fn(&[u32; 3]) -> u32 {
         "sqrt.rn.f32" => |x| f(x[0]).sqrt().to_bits(),
         "abs.f32" => |x| x[0] & 0x7fff_ffff,
         "neg.f32" => |x| x[0] ^ 0x8000_0000,
-        "min.f32" => |x| f(x[0]).min(f(x[1])).to_bits(),
-        "max.f32" => |x| f(x[0]).max(f(x[1])).to_bits(),
+        // -0 is less than 0.
+        "min.f32" => |x| if f(x[0]) == f(x[1]) { x[0] | x[1] } else { f(x[0]).min(f(x[1])).to_bits() },
+        "max.f32" => |x| if f(x[0]) == f(x[1]) { x[0] & x[1] } else { f(x[0]).max(f(x[1])).to_bits() },
         "cvt.rni.f32.f32" => |x| f(x[0]).round_ties_even().to_bits(),
         "cvt.rmi.f32.f32" => |x| f(x[0]).floor().to_bits(),
         "cvt.rpi.f32.f32" => |x| f(x[0]).ceil().to_bits(),

@@ -28,6 +28,30 @@ __device__ __forceinline__ float exponential(float x) {
     return x >= 104.0f ? __uint_as_float(0x7f800000u) : x <= -104.0f ? 0.0f : y;
 }
 
+/// 1.5 · 2²³: its unit in the last place is 1, so the addition rounds to an integer, which the low bits of the sum hold.
+constexpr float ROUND_TO_INTEGER = 12582912.0f;
+
+/// 2ᵏ · 2ᶠ for |f| ≤ ½, k = z − ROUND_TO_INTEGER from −126 to 126: a minimax polynomial of relative error 9.2e-8.
+__device__ __forceinline__ float power_of_two(float z, float f) {
+    float y = __fmaf_rn(1.326472e-3f, f, 9.671513e-3f);
+    y = __fmaf_rn(y, f, 5.5507338e-2f);
+    y = __fmaf_rn(y, f, 2.4022242e-1f);
+    y = __fmaf_rn(y, f, 6.93147e-1f);
+    y = __fmaf_rn(y, f, 1.0f);
+    return __uint_as_float(__float_as_uint(y) + (__float_as_uint(z) << 23));
+}
+
+/// x / (1 + e) for e ≥ 0: from an estimate that is wrong by at most 5.1 %, a step of third and one of second order. Relative error 7.7e-8;
+/// the special function unit's estimate is better, but not the CPU's.
+__device__ __forceinline__ float over_one_plus(float x, float e) {
+    // −(1 + e): its sign is taken out of the integers' difference again.
+    const float d = __fsub_rn(-1.0f, e);
+    float y = __uint_as_float(0xfef31000u - __float_as_uint(d));
+    const float wrong = __fmaf_rn(d, y, 1.0f);
+    y = __fmaf_rn(y, __fmaf_rn(wrong, wrong, wrong), y);
+    return __fmul_rn(x, __fmaf_rn(y, __fmaf_rn(d, y, 1.0f), y));
+}
+
 struct Identity {
     __device__ __forceinline__ float operator()(float x) const { return x; }
 };
@@ -98,9 +122,21 @@ struct Exp {
 struct Floor {
     __device__ __forceinline__ float operator()(float x) const { return floorf(x); }
 };
+/// max(x, 0) − |x| · Φ(−|x|): the logarithm of Φ(−t) to base 2 is nearly a polynomial.
 struct Gelu {
     __device__ __forceinline__ float operator()(float x) const {
-        return __fmul_rn(__fmul_rn(x, 0.5f), __fadd_rn(Erf{}(__fmul_rn(x, 0.70710678118654752f)), 1.0f));
+        // Not `fminf`, which drops NaN.
+        const float t = fabsf(x) > 10.0f ? 10.0f : fabsf(x);
+        float p = __fmaf_rn(6.4674613e-6f, t, -3.6185687e-5f);
+        p = __fmaf_rn(p, t, -4.794575e-4f);
+        p = __fmaf_rn(p, t, 7.4775303e-3f);
+        p = __fmaf_rn(p, t, -5.275292e-2f);
+        p = __fmaf_rn(p, t, -4.5913625e-1f);
+        p = __fmaf_rn(p, t, -1.1511117f);
+        p = __fmaf_rn(p, t, -1.0f);
+        const float z = __fadd_rn(p, ROUND_TO_INTEGER);
+        const float below = power_of_two(z, __fsub_rn(p, __fsub_rn(z, ROUND_TO_INTEGER)));
+        return __fmaf_rn(-t, below, fmaxf(x, 0.0f));
     }
 };
 struct Tanh {
@@ -119,11 +155,15 @@ struct Tanh {
         return x <= 0.0f ? -y : y;
     }
 };
+/// x · σ(2 · √(2/π) · (x + 0.044715 · x³)).
 struct GeluTanh {
     __device__ __forceinline__ float operator()(float x) const {
-        const float cube = __fmul_rn(__fmul_rn(x, x), x);
-        const float inner = __fmul_rn(__fmaf_rn(cube, 0.044715f, x), 0.79788456080286536f);
-        return __fmul_rn(__fmul_rn(x, 0.5f), __fadd_rn(Tanh{}(inner), 1.0f));
+        // Beyond these nothing changes in f32; NaN stays.
+        x = x < -9.6f ? -9.6f : x;
+        const float u = fminf(x, 9.6f);
+        const float w = __fmaf_rn(__fmul_rn(u, u), -1.0294324e-1f, -2.3022082f);
+        const float z = __fmaf_rn(u, w, ROUND_TO_INTEGER);
+        return over_one_plus(x, power_of_two(z, __fmaf_rn(u, w, __fsub_rn(ROUND_TO_INTEGER, z))));
     }
 };
 struct HardSigmoid {
@@ -198,7 +238,12 @@ struct Sqrt {
 struct Swish {
     float alpha;
     __device__ __forceinline__ float operator()(float x) const {
-        return alpha == 1.0f ? __fdiv_rn(x, __fadd_rn(1.0f, exponential(-x))) : __fmul_rn(x, Sigmoid{}(__fmul_rn(x, alpha)));
+        const float v = __fmul_rn(x, alpha);
+        // The exponential and its reciprocal stay normal numbers; further below, the result is 0. NaN stays.
+        x = v < -87.0f ? 0.0f : x;
+        const float u = fmaxf(fminf(v, 87.0f), -87.0f);
+        const float z = __fmaf_rn(u, -1.44269504088896341f, ROUND_TO_INTEGER);
+        return over_one_plus(x, power_of_two(z, __fmaf_rn(u, -1.44269504088896341f, __fsub_rn(ROUND_TO_INTEGER, z))));
     }
 };
 struct Tan {

@@ -66,18 +66,6 @@ impl SimdUnaryOp<f32> for Erf {
     }
 }
 
-/// `0.5·x·(1 + erf(x/√2))`.
-pub struct Gelu {}
-
-impl SimdUnaryOp<f32> for Gelu {
-    #[inline(always)]
-    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
-        let ops = isa.f32();
-        let erf = Erf::apply(isa, ops.mul(x, ops.splat(std::f32::consts::FRAC_1_SQRT_2)));
-        ops.mul(ops.mul(x, ops.splat(0.5)), ops.add(erf, ops.one()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ mod convert;
 mod dispatch;
 mod elementwise;
 mod erf;
+mod gate;
 mod gemm;
 mod generate;
 mod index;

@@ -3,7 +3,8 @@
 use rten_simd::SimdUnaryOp;
 
 use super::super::dispatch::{dispatch, input, output, view};
-use super::super::erf::{Erf, Gelu, erf};
+use super::super::erf::{Erf, erf};
+use super::super::gate::{Gelu, GeluTanh, Swish};
 use super::super::parallel;
 use super::super::promote::{promote, to_word};
 use super::super::{Context, Kernel, KernelError};
@@ -72,8 +73,7 @@ const BLOCK: usize = 2048;
 /// A function of f32, in place.
 type InPlace = Box<dyn Fn(&mut [f32]) + Send + Sync>;
 
-/// The functions with a vectorised form: rten-vecmath's are within 1 (Exp), 3 (Tanh) and 4 (Sigmoid and what is made of it)
-/// units in the last place of the C library's. Its sine and cosine are not used: they lose relative accuracy near their zeros.
+/// The functions with a vectorised form: rten-vecmath's are within 1 (Exp), 3 (Tanh) and 4 (Sigmoid) units in the last place of the C library's. Its sine and cosine are not used: they lose relative accuracy near their zeros.
 fn vectorised(op: Unary) -> Option<InPlace> {
     fn map(op: impl SimdUnaryOp<f32> + Send + Sync + 'static) -> Option<InPlace> {
         Some(Box::new(move |y| op.map_mut(y)))
@@ -82,10 +82,9 @@ fn vectorised(op: Unary) -> Option<InPlace> {
         Unary::Exp => map(rten_vecmath::Exp {}),
         Unary::Erf => map(Erf {}),
         Unary::Gelu => map(Gelu {}),
-        Unary::GeluTanh => map(rten_vecmath::ApproxGelu {}),
+        Unary::GeluTanh => map(GeluTanh {}),
         Unary::Sigmoid => map(rten_vecmath::Sigmoid {}),
-        Unary::Swish { alpha: 1.0 } => map(rten_vecmath::Silu {}),
-        Unary::Swish { alpha } => map(rten_vecmath::Swish { alpha }),
+        Unary::Swish { alpha } => map(Swish { alpha }),
         Unary::Tanh => map(rten_vecmath::Tanh {}),
         _ => None,
     }
