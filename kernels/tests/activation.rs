@@ -30,7 +30,9 @@ fn inputs() -> Vec<f32> {
     let everywhere: Vec<u32> = (0..1 << 15).map(|high| high << 17 | random() >> 15).collect();
     let mut all: Vec<f32> = everywhere.into_iter().map(f32::from_bits).collect();
     all.extend((-10_000..10_000).map(|i| (i as f32 + random() as f32 * 2f32.powi(-32)) * 2e-3));
-    for edge in [0.0004, 0.55, 9.02, 0.9277344, 0.9277344 * std::f32::consts::SQRT_2, 4.0, 104.0, 88.72, 87.33, 87.0, 9.6, 10.0, 1.0, 0.5] {
+    for edge in
+        [0.0004, 0.55, 9.02, 0.9277344, 0.9277344 * std::f32::consts::SQRT_2, 4.0, 104.0, 88.72, 87.33, 87.0, 9.6, 10.0, 1.0, 0.5]
+    {
         let bits = f32::to_bits(edge);
         all.extend((bits - 50..bits + 50).flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)]));
     }

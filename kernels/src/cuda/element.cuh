@@ -63,6 +63,15 @@ template <class T> __device__ __forceinline__ WideOf<T> rounded(WideOf<T> v) {
     }
 }
 
+/// The same for neighbours.
+template <class T, int WIDTH> __device__ __forceinline__ void round_elements(float (&v)[WIDTH]) {
+    if constexpr (sizeof(T) == 2) {
+        const Vector<T, WIDTH> rounded = from_floats<T>(v);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) v[i] = to_float(rounded.element[i]);
+    }
+}
+
 /// Sums, differences and products; those of floats are never fused to a multiply-add, which rounds differently.
 template <class A, class B> __device__ __forceinline__ auto plus(A a, B b) { return a + b; }
 template <class A, class B> __device__ __forceinline__ auto minus(A a, B b) { return a - b; }

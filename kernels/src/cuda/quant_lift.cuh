@@ -273,25 +273,23 @@ __device__ __forceinline__ void quant_lift(const In* x, Out* out, float* scale, 
     Row{x + row * K, index, out + row * LIFTED, shared, thread}.run(scale + row);
 }
 
-/// As `quant_lift`, of a row of `rows.cuh` in registers whose elements are values of type In. Whole groups call it, one call per kernel.
-template <class In, class Out, int N, int K, int LIFTED, class Held>
-__device__ __forceinline__ void quant_lift_held(const Held& row, long long index, Out* out, float* scale) {
+/// A row's vectors as a thread holds them that works along it as `Held` of `rows.cuh` does; those beyond the row are zeros.
+template <class In, class Held> struct PackedRow {
+    Vector<In, Held::WIDTH> vector[Held::SLOTS] = {};
+};
+
+/// As `quant_lift`, of a row in registers. Whole groups call it, one call per kernel.
+template <class Out, int N, int K, int LIFTED, class In, class Held>
+__device__ __forceinline__ void quant_lift_held(const PackedRow<In, Held>& row, long long index, Out* out, float* scale) {
     static_assert(LIFTED == LiftLayout<N, K>::LIFTED, "the lifted extent is that of the method's definition");
     using Tile = RowTile<Held::Group::THREADS, Held::Group::ROWS>;
     using Row = QuantLiftRow<In, Out, N, K, Tile, false, Held::WIDTH>;
     alignas(VECTOR_BYTES) __shared__ BitsOf<sizeof(Out)> lifted[Tile::ROWS * Row::Shape::SHARED];
     int of_block = threadIdx.x / Tile::THREADS;
-    typename Row::X held[Row::Shape::VECTORS];
-#pragma unroll
-    for (int v = 0; v < Row::Shape::VECTORS; ++v) held[v] = typename Row::X{};
-    row.each_slot([&](int slot, int) {
-#pragma unroll
-        for (int j = 0; j < Held::WIDTH; ++j) held[slot].element[j] = from_float<In>(row.values[slot][j]);
-    });
     Out* shared = reinterpret_cast<Out*>(lifted) + of_block * Row::Shape::SHARED;
     const Row lift{nullptr, nullptr, out + index * LIFTED, shared, static_cast<int>(threadIdx.x % Tile::THREADS)};
     lift.begin();
-    lift.convert_held(held, scale + index);
+    lift.convert_held(row.vector, scale + index);
 }
 
 } // namespace slide

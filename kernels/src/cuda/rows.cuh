@@ -29,6 +29,22 @@ template <class T> struct MatrixRows {
     }
 };
 
+/// The same where each element is asked for once.
+template <class T> struct RowsOnce {
+    const T* data;
+    long long stride;
+
+    template <int WIDTH> __device__ __forceinline__ void load(long long row, int i, float (&to)[WIDTH]) const {
+        constexpr int EACH = power_of_two_divisor(WIDTH, VECTOR_BYTES / sizeof(T));
+#pragma unroll
+        for (int first = 0; first < WIDTH; first += EACH) {
+            const Vector<T, EACH> v = load_once<T, EACH>(data + row * stride + i + first);
+#pragma unroll
+            for (int j = 0; j < EACH; ++j) to[first + j] = to_float(v.element[j]);
+        }
+    }
+};
+
 /// One row in memory, taken for every row.
 template <class T> struct SameRow {
     const T* data;

@@ -81,6 +81,23 @@ template <class T, int WIDTH> __device__ __forceinline__ void load_elements(cons
     }
 }
 
+/// A vector that nobody asks for again: what others ask for again stays in the first-level cache instead.
+template <class T, int WIDTH> __device__ __forceinline__ Vector<T, WIDTH> load_once(const T* from) {
+    constexpr int BYTES = sizeof(T) * WIDTH;
+    BitsOf<BYTES> raw;
+    // Volatile, so that they stay behind what the kernel waits for.
+    if constexpr (BYTES == 16) {
+        asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w) : "l"(from));
+    } else if constexpr (BYTES == 8) {
+        asm volatile("ld.global.L1::no_allocate.u64 %0, [%1];" : "=l"(raw) : "l"(from));
+    } else if constexpr (BYTES == 4) {
+        asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(raw) : "l"(from));
+    } else {
+        return load_vector<T, WIDTH>(from);
+    }
+    return bit_cast<Vector<T, WIDTH>>(raw);
+}
+
 /// As many stores of at most 16 bytes as it takes.
 template <class T, int WIDTH> __device__ __forceinline__ void store_elements(T* to, const T (&from)[WIDTH]) {
     constexpr int EACH = power_of_two_divisor(WIDTH, VECTOR_BYTES / sizeof(T));

@@ -106,7 +106,8 @@ mod tests {
     use super::*;
 
     fn worst(f: impl SimdUnaryOp<f32>, reference: impl Fn(f64) -> f64) -> f64 {
-        let x: Vec<f32> = (-400_000..=400_000).map(|i| i as f32 * 5.01e-5).chain([1e-30, -1e-10, 86.9, -88.0, 3e4, -3e4]).collect();
+        let x: Vec<f32> =
+            (-400_000..=400_000).map(|i| i as f32 * 5.01e-5).chain([1e-30, -1e-10, 86.9, -88.0, 3e4, -3e4]).collect();
         let mut y = x.clone();
         f.map_mut(&mut y);
         let error = |(x, y): (&f32, &f32)| (f64::from(*y) - reference(f64::from(*x))).abs() / f64::from(x.abs());

@@ -180,6 +180,7 @@ pub fn kernel(program: &Program, launch: usize, split: Option<&Step>, step: &Ste
         blocks: query.batch.clone() * Dim::from(op.heads) * ceil_div(&tokens, tile.queries * tile.tiles(op.causal)),
         threads: tile.threads,
         shared_bytes: tile.shared_bytes,
+        at_once: 0,
         body: format!(
             "    static_assert({0}::THREADS == {1} && {0}::SHARED_BYTES == {2}, \"as the plan launches it\");\n    \
              extern __shared__ __align__(16) unsigned char shared[];\n    \

@@ -27,6 +27,8 @@ pub struct Form {
     pub blocks: Dim,
     pub threads: usize,
     pub shared_bytes: usize,
+    /// So many blocks shall find room on a multiprocessor; 0 where the compiler decides.
+    pub at_once: usize,
     /// Statements.
     pub body: String,
 }
@@ -153,7 +155,7 @@ impl<'p> KernelBuilder<'p> {
 
     /// The finished kernel.
     pub fn finish(self, blocks: Dim, threads: usize, shared_bytes: usize, body: &str) -> Generated {
-        self.finish_forms(Form { blocks, threads, shared_bytes, body: body.to_owned() }, Vec::new())
+        self.finish_forms(Form { blocks, threads, shared_bytes, at_once: 0, body: body.to_owned() }, Vec::new())
     }
 
     /// The finished kernel, and the forms of which the first that suits takes its place.
@@ -161,7 +163,8 @@ impl<'p> KernelBuilder<'p> {
         let narrow = |n: usize| u32::try_from(n).expect("launches have few threads and little shared memory");
         // The whole multiprocessor is a resident block's: registers, and the room of all threads.
         let define = |symbol: &str, form: &Form, resident: bool| {
-            let (bounds, room) = if resident { (", 1", "2048") } else { ("", "blockDim.x") };
+            let (at_once, room) = if resident { (1, "2048") } else { (form.at_once, "blockDim.x") };
+            let bounds = if at_once > 0 { format!(", {at_once}") } else { String::new() };
             format!(
                 "extern \"C\" __global__ void __launch_bounds__({}{bounds}) {symbol}({}) {{\n    slide::await_predecessors({room});\n{}{}}}\n",
                 form.threads,

@@ -129,6 +129,7 @@ pub fn quant_lift(program: &Program, launch: usize, step: &Step, op: &QuantLift)
         blocks: ceil_div(&rows_of(&ty.shape), tile.rows),
         threads: tile.block(),
         shared_bytes: 0,
+        at_once: 0,
         body: format!(
             "    slide::quant_lift<{}, {}, {n}, {}, {}, slide::RowTile<{}, {}>>({from}, {to}, {scale}, {rows});\n",
             element_type(ty.dtype),

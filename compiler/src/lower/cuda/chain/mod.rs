@@ -10,7 +10,7 @@ mod write;
 use sliderun::op::Op;
 use sliderun::plan::manifest::{Program, ValueId};
 
-use super::builder::{Generated, KernelBuilder, ceil_div};
+use super::builder::{Form, Generated, KernelBuilder, ceil_div};
 use super::pointwise;
 use super::{Readers, root};
 use rows::{Rows, Whole, by_element, cuts, is_held_type};
@@ -19,6 +19,9 @@ use write::Writer;
 
 /// The shortest row that steps by element are done along.
 const SHORTEST: usize = 128;
+
+/// Threads on a multiprocessor at a time, where registers suffice.
+const AT_ONCE: usize = 1024;
 
 /// Steps that one kernel does.
 pub struct Chain {
@@ -125,7 +128,12 @@ impl Chain {
             at += 1;
         }
         let (b, body) = writer.finish();
-        b.finish(ceil_div(&rows.count, tile.per_block), tile.threads * tile.per_block, 0, &body)
+        let threads = tile.threads * tile.per_block;
+        // Of whole rows that fill half a multiprocessor's room, one block loads while another one calculates.
+        let normalises = steps.iter().any(|s| matches!(s.op, Op::LayerNorm(_) | Op::RmsNorm(_)));
+        let at_once = if rows.whole.is_some() && !normalises { AT_ONCE / threads } else { 0 };
+        let form = Form { blocks: ceil_div(&rows.count, tile.per_block), threads, shared_bytes: 0, at_once, body };
+        b.finish_forms(form, Vec::new())
     }
 }
 

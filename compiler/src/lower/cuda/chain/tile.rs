@@ -13,6 +13,8 @@ pub struct Tile {
     pub per_block: usize,
     /// Elements side by side.
     pub width: usize,
+    /// Such vectors of a thread.
+    each: usize,
 }
 
 impl Tile {
@@ -25,15 +27,19 @@ impl Tile {
 
     /// For elements of so many bytes.
     pub fn new(rows: &Rows, bytes: usize) -> Tile {
-        let width = (1 << rows.alignment().trailing_zeros().min(3)).min(16 / bytes);
-        let vectors = rows.length / width;
+        let widest = (1 << rows.alignment().trailing_zeros().min(3)).min(16 / bytes);
+        let tile = Tile::of_width(rows.length, widest);
+        // Vectors half as long where those would leave many threads idle.
+        let idle = |tile: &Tile| rows.length * 10 < tile.threads * tile.each * tile.width * 9;
+        if widest > 1 && idle(&tile) { Tile::of_width(rows.length, widest / 2) } else { tile }
+    }
+
+    fn of_width(length: usize, width: usize) -> Tile {
         // One vector a thread as long as several blocks fit on a multiprocessor: rows are short, and waiting is most of the work.
-        let each = match vectors {
-            0..=256 => 1,
-            257..=1024 => 2,
-            _ => vectors.div_ceil(512),
-        };
-        let threads = vectors.div_ceil(each).next_multiple_of(WARP).min(1024);
-        Tile { threads, per_block: if threads == WARP { 4 } else { 1 }, width }
+        const LARGE_BLOCK: usize = 512;
+        let vectors = length / width;
+        let each = vectors.div_ceil(LARGE_BLOCK);
+        let threads = vectors.div_ceil(each).next_multiple_of(WARP);
+        Tile { threads, per_block: if threads == WARP { 4 } else { 1 }, width, each }
     }
 }

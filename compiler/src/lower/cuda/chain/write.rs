@@ -18,6 +18,8 @@ pub struct Writer<'p> {
     rows: &'p Rows,
     /// The values that are held, and the variables with their rows.
     held: BTreeMap<ValueId, String>,
+    /// Whether there is a row already as it is quantized: its elements as memory would hold them.
+    packed: bool,
     /// Calls of this kernel that reduce rows, so far.
     reductions: usize,
     body: String,
@@ -29,7 +31,20 @@ struct Group<'p> {
     producers: HashMap<ValueId, &'p Step>,
     /// Arrays of a vector's elements, by value and the column that its row's part begins at.
     known: HashMap<(ValueId, usize), String>,
+    /// What is rounded when it is packed.
+    packed: Vec<ValueId>,
     text: String,
+}
+
+/// How often rows in memory are read.
+#[derive(Clone, Copy)]
+enum Source {
+    /// One row for all.
+    Same,
+    /// Each once.
+    Once,
+    /// Each for several of the kernel's rows.
+    Again,
 }
 
 impl Group<'_> {
@@ -41,10 +56,11 @@ impl Group<'_> {
 impl<'p> Writer<'p> {
     pub fn new(mut b: KernelBuilder<'p>, rows: &'p Rows, tile: &Tile) -> Self {
         let (count, length) = (b.long_extent(&rows.count), rows.length);
-        let Tile { threads, per_block, width } = tile;
-        let mut writer = Writer { b, rows, held: BTreeMap::new(), reductions: 0, body: String::new() };
+        let Tile { threads, per_block, width, .. } = tile;
+        let mut writer = Writer { b, rows, held: BTreeMap::new(), packed: false, reductions: 0, body: String::new() };
         writer.line(&format!("using Row = slide::RegisterRow<slide::RowGroup<{threads}, {per_block}>, {length}, {width}>;"));
         writer.line("constexpr int WIDTH = Row::WIDTH;");
+        writer.line(&format!("const Row walk({length}, nullptr);"));
         writer.line(&format!("const bool stores = Row::Group::row() < {count};"));
         writer.line(&format!("const long long row = stores ? Row::Group::row() : {count} - 1;"));
         writer
@@ -66,14 +82,14 @@ impl<'p> Writer<'p> {
         name
     }
 
-    /// The source of `rows.cuh` for rows of an operand in memory, from a column on; of `same` there is one for all.
-    fn source(&mut self, rows: &Rows, id: ValueId, same: bool, start: usize) -> String {
+    /// The source of `rows.cuh` for rows of an operand in memory, from a column on.
+    fn source(&mut self, rows: &Rows, id: ValueId, from: Source, start: usize) -> String {
         let (pointer, ty) = (self.b.input(id), element_type(self.b.ty(self.b.root(id)).dtype));
         let pointer = if start == 0 { pointer } else { format!("{pointer} + {start}") };
-        if same {
-            format!("slide::SameRow<{ty}>{{{pointer}}}")
-        } else {
-            format!("slide::MatrixRows<{ty}>{{{pointer}, {}}}", rows.length)
+        match from {
+            Source::Same => format!("slide::SameRow<{ty}>{{{pointer}}}"),
+            Source::Once => format!("slide::RowsOnce<{ty}>{{{pointer}, {}}}", rows.length),
+            Source::Again => format!("slide::MatrixRows<{ty}>{{{pointer}, {}}}", rows.length),
         }
     }
 
@@ -97,9 +113,9 @@ impl<'p> Writer<'p> {
         let program = self.b.program();
         let steps = &program.steps[group.clone()];
         let producers = steps.iter().flat_map(|s| s.outputs.iter().map(move |o| (*o, s))).collect();
-        let mut written = Group { producers, known: HashMap::new(), text: String::new() };
-        let kept: Vec<ValueId> =
-            steps.iter().flat_map(|s| &s.outputs).copied().filter(|id| readers.beyond(*id, &group)).collect();
+        let kept = steps.iter().flat_map(|s| &s.outputs).copied().filter(|id| readers.beyond(*id, &group));
+        let (packed, kept): (Vec<_>, Vec<_>) = kept.partition(|id| self.is_packed(readers, *id, all));
+        let mut written = Group { producers, known: HashMap::new(), packed: packed.clone(), text: String::new() };
         let mut keeps = String::new();
         for &id in &kept {
             let from = self.eval(&mut written, id, 0);
@@ -107,12 +123,29 @@ impl<'p> Writer<'p> {
             writeln!(keeps, "        for (int j = 0; j < WIDTH; ++j) {row}.values[slot][j] = {from}[j];")
                 .expect("text takes any text");
         }
-        let Some(first) = kept.first().map(|id| self.held[id].clone()) else { return };
-        self.line(&format!("{first}.each_slot([&](int slot, int i) {{"));
+        for &id in &packed {
+            let from = self.eval(&mut written, id, 0);
+            self.pack(id);
+            let ty = element_type(self.b.ty(id).dtype);
+            writeln!(keeps, "        packed.vector[slot] = slide::from_floats<{ty}>({from});").expect("text takes any text");
+        }
+        self.line("walk.each_slot([&](int slot, int i) {");
         self.body.push_str(&written.text);
         self.body.push_str(&keeps);
         self.line("});");
         kept.iter().for_each(|id| self.store_for(readers, *id, all));
+    }
+
+    /// Whether only the quantization that a kernel ends with reads a value.
+    fn is_packed(&self, readers: &Readers, id: ValueId, all: &Range<usize>) -> bool {
+        let quantizes = |at: &usize| matches!(self.b.program().steps.get(*at).map(|s| &s.op), Some(Op::QuantLift(_)));
+        matches!(readers.of(id), [at] if all.contains(at) && quantizes(at))
+    }
+
+    /// A variable for a value's elements as they are quantized.
+    fn pack(&mut self, id: ValueId) {
+        self.line(&format!("slide::PackedRow<{}, Row> packed;", element_type(self.b.ty(id).dtype)));
+        self.packed = true;
     }
 
     /// The array with a vector of a value, from the column `start` of its rows on.
@@ -133,7 +166,7 @@ impl<'p> Writer<'p> {
                 if group.producers.contains_key(&self.b.root(source)) {
                     self.eval(group, source, starts[part])
                 } else {
-                    let source = self.source(whole, source, false, starts[part]);
+                    let source = self.source(whole, source, Source::Once, starts[part]);
                     self.load(group, &source, "row")
                 }
             }
@@ -172,17 +205,17 @@ impl<'p> Writer<'p> {
         }
         let rows = self.rows_of(step);
         let shape = self.b.ty(step.outputs[0]).shape.clone();
-        let (same, row) = match rows.operand(self.b.program(), id, &shape, &[]) {
+        let (from, row) = match rows.operand(self.b.program(), id, &shape, &[]) {
             // Sums of a product lie as its result does, whatever shape they have.
-            None if slot == 0 && matches!(step.op, Op::Dequant(_)) => (false, "row".to_owned()),
-            Some(Operand::Matrix) => (false, "row".to_owned()),
-            Some(Operand::Same) => (true, "row".to_owned()),
-            Some(Operand::Repeated(count)) => (false, format!("row % {}", self.b.long_extent(&count))),
+            None if slot == 0 && matches!(step.op, Op::Dequant(_)) => (Source::Once, "row".to_owned()),
+            Some(Operand::Matrix) => (Source::Once, "row".to_owned()),
+            Some(Operand::Same) => (Source::Same, "row".to_owned()),
+            Some(Operand::Repeated(count)) => (Source::Again, format!("row % {}", self.b.long_extent(&count))),
             Some(Operand::Each) => return format!("slide::element({}, row)", self.b.input(id)),
             Some(Operand::One) => return format!("slide::element({}, 0)", self.b.input(id)),
             Some(Operand::Held) | None => unreachable!("the step was said to be supported"),
         };
-        let source = self.source(rows, id, same, start);
+        let source = self.source(rows, id, from, start);
         format!("{}[j]", self.load(group, &source, &row))
     }
 
@@ -209,7 +242,10 @@ impl<'p> Writer<'p> {
         };
         let name = Self::array(group);
         group.line("#pragma unroll");
-        group.line(&format!("for (int j = 0; j < WIDTH; ++j) {name}[j] = slide::rounded<{}>({value});", element_type(ty)));
+        group.line(&format!("for (int j = 0; j < WIDTH; ++j) {name}[j] = {value};"));
+        if ty.size() < 4 && !group.packed.contains(&step.outputs[0]) {
+            group.line(&format!("slide::round_elements<{}>({name});", element_type(ty)));
+        }
         name
     }
 
@@ -223,22 +259,20 @@ impl<'p> Writer<'p> {
         match from {
             Some(from) => self.line(&format!("{row} = {from};")),
             None => {
-                let source = self.source(self.rows, x, false, 0);
+                let source = self.source(self.rows, x, Source::Once, 0);
                 self.line(&format!("{row}.fill({source}, row);"));
             }
         }
-        let scale = self.source(self.rows, step.inputs[1].expect("the operator has this operand"), true, 0);
+        let scale = self.source(self.rows, step.inputs[1].expect("the operator has this operand"), Source::Same, 0);
         let bias = step.inputs.get(2).copied().flatten();
-        let bias = bias.map_or("slide::NoBias{}".to_owned(), |id| self.source(self.rows, id, true, 0));
+        let bias = bias.map_or("slide::NoBias{}".to_owned(), |id| self.source(self.rows, id, Source::Same, 0));
         self.line(&format!(
             "slide::normalize_held<slide::Norm::{norm}, {}>({row}, {scale}, {bias}, row, {});",
             self.reductions,
             float(epsilon)
         ));
         self.reductions += 2;
-        self.line(&format!(
-            "{row}.each([&](int, int, float (&y)[WIDTH]) {{ for (int j = 0; j < WIDTH; ++j) y[j] = slide::rounded<{ty}>(y[j]); }});"
-        ));
+        self.line(&format!("{row}.each([&](int, int, float (&y)[WIDTH]) {{ slide::round_elements<{ty}>(y); }});"));
     }
 
     /// Writes a held row where any but these steps read it.
@@ -254,15 +288,20 @@ impl<'p> Writer<'p> {
 
     pub fn quant_lift(&mut self, step: &Step, op: &QuantLift) {
         let x = step.inputs[0].expect("the operator has this operand");
-        let from = self.held[&self.b.root(x)].clone();
-        let ty = element_type(self.b.ty(x).dtype);
+        if !self.packed {
+            let (from, ty) = (self.held[&self.b.root(x)].clone(), element_type(self.b.ty(x).dtype));
+            self.pack(x);
+            self.line(&format!(
+                "walk.each_slot([&](int slot, int) {{ packed.vector[slot] = slide::from_floats<{ty}>({from}.values[slot]); }});"
+            ));
+        }
         let to = self.b.output(step.outputs[0]);
         let scale = step.outputs.get(1).map_or("nullptr".to_owned(), |&scale| self.b.output(scale));
         let n = op.layout.segments[0].pattern.map_or(1, |p| p.n());
         // Rows of one block are of whole warps each, so that those past the end can leave.
         self.line("if (!stores) return;");
         self.line(&format!(
-            "slide::quant_lift_held<{ty}, {}, {n}, {}, {}>({from}, row, {to}, {scale});",
+            "slide::quant_lift_held<{}, {n}, {}, {}>(packed, row, {to}, {scale});",
             element_type(op.to),
             op.layout.k(),
             op.layout.lifted()
