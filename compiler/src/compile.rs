@@ -22,7 +22,7 @@
 //! # }
 //! ```
 
-use sliderun::plan::cuda::Module;
+use sliderun::plan::cuda::{CudaPlan, Module};
 use sliderun::plan::manifest::{Manifest, Provenance, Verdict};
 use sliderun::plan::{Architecture, PlanError, PlanWriter};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use crate::cost::Measured;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
-use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda};
+use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda, missed};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Target, Variants};
@@ -110,7 +110,7 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// The plan's constant data.
     pub writer: PlanWriter<'static>,
-    /// What each pass did and declined.
+    /// What each pass did and declined; last, where there are GPUs among the targets, what their launches leave apart.
     pub reports: Vec<PassReport>,
     /// How long each stage took.
     pub timings: Vec<Timing>,
@@ -211,6 +211,8 @@ fn compile_from(
     let lower_for = |(graph, on): (Graph, &Architecture)| lower_cuda(&graph, &mut lowered, &costs(*on), options.variants);
     let source = cuda_graph.zip(on).map(lower_for).transpose()?;
     clock.lap(Stage::Lower);
+    let mut reports = outcome.reports;
+    reports.extend(lowered.manifest.cuda.as_ref().map(not_fused));
     if let Some(source) = source {
         observer.stage(Stage::Kernels);
         add_cubins(&mut lowered, &source, &architectures)?;
@@ -220,11 +222,20 @@ fn compile_from(
         graph,
         manifest: lowered.manifest,
         writer: lowered.writer,
-        reports: outcome.reports,
+        reports,
         timings: clock.timings,
         model_bytes: model_bytes(model),
         started: clock.started,
     })
+}
+
+/// The fusions that the launches for GPUs miss, as if a pass had declined them.
+fn not_fused(cuda: &CudaPlan) -> PassReport {
+    let mut report = PassReport { pass: "launches", ..PassReport::default() };
+    for variant in &cuda.variants {
+        missed(&variant.program, &variant.launches).into_iter().for_each(|m| report.declined(m.step, m.why));
+    }
+    report
 }
 
 /// The architectures among the targets.

@@ -39,7 +39,8 @@ pub struct Inspect {
     /// Also checks all constant data: a plan's against its digests, a model's for being there
     #[arg(long)]
     check: bool,
-    /// Lists the steps of a plan, and the launches of its program for GPUs
+    /// Lists the steps of a plan and the launches of its program for GPUs, the steps and launches that each of the model's nodes went into,
+    /// and why launches were not fused
     #[arg(long)]
     steps: bool,
     /// Tells a plan's working memory for these values of its symbols, like batch=2,seq=64

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
 use crate::options::Variants;
 use cuda::Schedule;
+pub use cuda::{Missed, missed};
 pub use refusal::{LowerErrors, Refusal};
 pub use variants::Costs;
 use variants::{Proposal, Proposals, propose};

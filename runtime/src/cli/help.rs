@@ -50,7 +50,8 @@ Show a plan's origin, symbols, inputs, outputs, steps and verdicts, and what it 
 Usage: sliderun inspect PLAN [OPTIONS]
 
   --check   Check every blob against its digest
-  --steps   List the launches on a GPU one by one
+  --steps   List the launches on a GPU one by one, and each of the model's nodes
+            with the steps and launches that it went into
   --json    Print everything, as JSON
 
 Example:

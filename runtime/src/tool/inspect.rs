@@ -1,6 +1,7 @@
 //! `inspect`: what a plan says of itself.
 
 mod cuda;
+mod nodes;
 
 pub use cuda::summary;
 
@@ -22,7 +23,7 @@ pub struct InspectOptions {
     pub plan: PathBuf,
     /// Check every blob against its digest.
     pub check: bool,
-    /// List the launches of the CUDA program one by one.
+    /// List the launches of the CUDA program one by one, and the model's nodes with what they went into.
     pub steps: bool,
     /// Everything, as JSON.
     pub json: bool,
@@ -75,6 +76,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         "blobs": blobs,
         "verdicts": m.verdicts,
         "cuda": cuda::describe(m),
+        "nodes": nodes::nodes(m),
     })
 }
 
@@ -129,7 +131,8 @@ fn constant_bytes(manifest: &Manifest) -> u64 {
     manifest.blobs.iter().fold(0, |sum: u64, b| sum.saturating_add(b.len))
 }
 
-/// What a plan says, for people; `checked` tells whether its blobs have been, `steps` asks for a line on each launch on a GPU.
+/// What a plan says, for people; `checked` tells whether its blobs have been, `steps` asks for a line on each launch on a GPU and
+/// on each node of the model.
 ///
 /// # Errors
 /// Those of `out`.
@@ -176,6 +179,9 @@ pub fn text(plan: &Plan, checked: bool, steps: bool, out: &mut dyn Write) -> Res
         writeln!(out, "{node}: {}x{}x{}, patterns {found}, {}: {}", v.m, v.n, v.k, v.choices(), v.reason)?;
     }
     cuda::text(m, steps, out)?;
+    if steps {
+        nodes::text(m, out)?;
+    }
     if checked {
         writeln!(out, "every blob matches its digest")?;
     }

@@ -13,6 +13,7 @@ use super::dot::Dot;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::inputs::finish;
 use crate::cli::output::{Column, bytes, json, table};
+use crate::lower::{Missed, missed};
 
 /// Prints it as asked.
 ///
@@ -41,8 +42,26 @@ pub fn inspect(args: &Inspect, what: &str, plan: Plan, out: &mut dyn Write) -> R
         writeln!(out, "working memory for {shape}: {total}, at least {least} by liveness")?;
     }
     if args.steps {
+        not_fused(plan.manifest(), out)?;
         writeln!(out)?;
         steps(plan.manifest(), out)?;
+    }
+    Ok(())
+}
+
+/// The launches that could have been part of others, by reason.
+fn not_fused(manifest: &Manifest, out: &mut dyn Write) -> std::io::Result<()> {
+    for variant in manifest.cuda.iter().flat_map(|cuda| &cuda.variants) {
+        let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+        for Missed { step, why } in missed(&variant.program, &variant.launches) {
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, steps)) => steps.push(step),
+                None => reasons.push((why, vec![step])),
+            }
+        }
+        for (why, steps) in reasons {
+            writeln!(out, "not fused on GPUs ({}): {why}: {}", variant.name, steps.join(", "))?;
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod attention;
 mod builder;
 mod chain;
 mod conv;
+mod missed;
 mod order;
 mod pointwise;
 mod reduce;
@@ -27,6 +28,7 @@ use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 use super::refusal::Refusal;
 use builder::Generated;
 use chain::Chain;
+pub use missed::{Missed, missed};
 pub use order::order;
 
 /// What the generated code includes.

@@ -8,7 +8,7 @@ mod tile;
 mod write;
 
 use sliderun::op::Op;
-use sliderun::plan::manifest::{Program, ValueId};
+use sliderun::plan::manifest::{Program, Step, ValueId};
 
 use super::builder::{Form, Generated, KernelBuilder, ceil_div};
 use super::pointwise;
@@ -135,6 +135,24 @@ impl Chain {
         let form = Form { blocks: ceil_div(&rows.count, tile.per_block), threads, shared_bytes: 0, at_once, body };
         b.finish_forms(form, Vec::new())
     }
+}
+
+/// Whether a kernel that goes along the rows of one step's results can do another one behind it.
+///
+/// # Errors
+/// Why not.
+pub fn along(program: &Program, producer: &Step, step: &Step) -> Result<(), String> {
+    let rows = Rows::of(program, producer).map_err(|e| format!("{} before it: {e}", producer.op.name()))?;
+    rows.supports(program, producer, &[]).map_err(|e| format!("{} before it: {e}", producer.op.name()))?;
+    if std::ptr::eq(producer, step) { Ok(()) } else { rows.supports(program, step, &producer.outputs) }
+}
+
+/// Whether the parts that a step takes of rows are as a kernel holds them; `None` where it takes none.
+pub fn parts(program: &Program, step: &Step) -> Option<Result<(), String>> {
+    matches!(step.op, Op::Split(_) | Op::Slice(_)).then(|| match cuts(program, step) {
+        None => Err("it does not cut rows into parts of one length".to_owned()),
+        Some(_) => Rows::of(program, step).map(|_| ()),
+    })
 }
 
 /// How many steps from `first` on one kernel does along these rows, given that it does `done` of them; and whether any of the others needs
