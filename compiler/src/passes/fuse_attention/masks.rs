@@ -55,7 +55,8 @@ impl Masks {
             match *term {
                 Term::Added { value, negated } => masks.add(graph, Signed { value, negated }, guarded, &diagonal)?,
                 Term::Filled { condition, negated, fill } => {
-                    if fill > HIDES {
+                    // Nor does NaN.
+                    if fill > HIDES || fill.is_nan() {
                         return Err("its scores are replaced by a number that does not hide them");
                     }
                     masks.keep(graph, Signed { value: condition, negated: !negated }, fill, None, guarded, &diagonal)?;

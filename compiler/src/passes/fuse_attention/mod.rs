@@ -4,6 +4,7 @@
 //! scale is applied and whatever says which keys count (`scores.rs`, `masks.rs`): what provably is causality becomes the operator's own
 //! (`steps.rs`).
 
+use sliderun::dim::Dim;
 use sliderun::op::attention::Attention;
 use sliderun::op::layout::{Reshape, Transpose};
 use sliderun::op::{InputTypes, Op, Semantics};
@@ -157,10 +158,20 @@ fn build(
     if out.dtype != ty.dtype {
         return Ok(Err(format!("its operands are {} and its result {}", out.dtype, ty.dtype)));
     }
+    let order = result.order();
+    let lead = order.contains(&Axis::Lead);
+    let (batch, tokens) = (result.extent(Axis::Batch), result.extent(Axis::Row));
+    let fits = |own: &Dim, wanted: Dim| *own == wanted || own.as_const().is_none();
+    if !lead && (result.extent(Axis::Head) * result.extent(Axis::Group) != heads.into() || !fits(&out.shape[0], batch))
+        || !fits(&out.shape[1], tokens)
+    {
+        return Ok(Err(format!("its queries broadcast to what is {ty}")));
+    }
     let mut value = emit(graph, name, op, &operands)?;
-    let place = |axes: &[Axis]| result.order().iter().position(|a| axes.contains(a));
+    let place = |axes: &[Axis]| order.iter().position(|a| axes.contains(a));
+    let parted = place(&[Axis::Head, Axis::Group]).is_some_and(|head| Some(head) < place(&[Axis::Row]));
     // Still as the product with the values has them: heads before tokens.
-    if place(&[Axis::Head, Axis::Group]) < place(&[Axis::Row]) && place(&[Axis::Head, Axis::Group]).is_some() {
+    if parted || lead && heads > 1 {
         let [batch, tokens, width] = &out.shape[..] else { unreachable!("attention has three axes") };
         let depth = width.exact_div(&heads.into()).unwrap_or_else(|| width.floor_div(&heads.into()));
         let shape = vec![batch.clone(), tokens.clone(), heads.into(), depth];
@@ -172,6 +183,7 @@ fn build(
     }
     let causal = if op.causal { ", causal" } else { "" };
     let groups = if kv_heads == heads { String::new() } else { format!(" over {kv_heads} of keys") };
-    let what = format!("recognised attention of {heads} heads{groups}{causal}");
+    let plural = if heads == 1 { "" } else { "s" };
+    let what = format!("recognised attention of {heads} head{plural}{groups}{causal}");
     Ok(Ok((result.value.node, value, what)))
 }
