@@ -54,7 +54,7 @@ class Workshop:
         return path
 
     def plan(self, pattern, precision):
-        """A plan in the making: its file and what the log says of it."""
+        """A plan in the making, unless an earlier run made it: its file and what the log says of it."""
         if (pattern, precision) not in self.plans:
             # In front of the plans that wait for it: the pool begins what was given first.
             model = self.model(pattern)
@@ -63,11 +63,15 @@ class Workshop:
 
     def compile(self, model, pattern, precision):
         path = self.path(f"{precision} {pattern or 'dense'}.slide")
+        known = f"{path}.json"
+        if os.path.exists(known):
+            with open(known) as file:
+                return path, json.load(file)
         choice = ["--sparsity", pattern or "dense", "--precision", precision, "--target", self.target]
         report, seconds = self.call("slidec", "compile", model.result(), "-o", path, *choice, "--json")
         verdicts = [v for v in json.loads(report)["verdicts"] if v["reason"] != "both operands are computed"]
         cuda = json.loads(self.call("sliderun", "inspect", path, "--json")[0])["cuda"]
-        return path, {
+        said = {
             "pattern": pattern,
             "seconds": seconds,
             "bytes": os.path.getsize(path),
@@ -76,3 +80,6 @@ class Workshop:
             # Of each variant for GPUs, the share of the products' work that sparse ones do.
             "variants": {variant["name"]: variant["sparse"]["of_work"] for variant in cuda["variants"]} if cuda else {},
         }
+        with open(known, "w") as file:
+            json.dump(said, file)
+        return path, said

@@ -184,6 +184,8 @@ impl Results {
     pub fn read<'a>(logs: impl IntoIterator<Item = &'a str>) -> Result<Results> {
         let mut results = Results::default();
         for (log, text) in logs.into_iter().enumerate() {
+            // Of a run that was ended the last line may be cut off.
+            let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
             for (number, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with('{')) {
                 let record = serde_json::from_str(line).map_err(|e| format!("log {}, line {}: {e}", log + 1, number + 1))?;
                 results.take(log, record);

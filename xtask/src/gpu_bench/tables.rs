@@ -211,15 +211,16 @@ mod tests {
                 r#"{{"event":"turn","model":"m","tokens":1,"shape":"s","engine":"{engine}","mode":"burst","round":{round},"us":{us}}}"#
             )
         };
-        let first = [turn(0, "a", 1.0), turn(0, "b", 2.0), turn(1, "a", 10.0), turn(1, "b", 30.0), turn(2, "a", 5.0)].join("\n");
+        let first =
+            [turn(0, "a", 1.0), turn(0, "b", 2.0), turn(1, "a", 10.0), turn(1, "b", 30.0), turn(2, "a", 5.0)].join("\n") + "\n";
         // By itself: b took no turn in this log.
-        let second = turn(0, "a", 100.0);
+        let second = turn(0, "a", 100.0) + "\n{\"event\": \"tu";
         let results = Results::read([first.as_str(), second.as_str()]).unwrap();
         let shape = &results.models[0].shapes[&1];
         assert_eq!(shape.speedup("a", "b", Mode::Burst), Some(2.5));
         assert_eq!(shape.us("a", Mode::Burst), Some(7.5));
         assert_eq!(shape.us("a", Mode::Steady), None);
-        assert!(Results::read(["{\"event\": \"turn\"}"]).is_err_and(|e| e.contains("line 1")));
+        assert!(Results::read(["{\"event\": \"turn\"}\n"]).is_err_and(|e| e.contains("line 1")));
         assert!(Results::read(["nothing"]).is_err());
     }
 }
