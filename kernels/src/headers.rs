@@ -28,6 +28,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "reduce.cuh",
     "reduction.cuh",
     "resize.cuh",
+    "rotary.cuh",
     "rows.cuh",
     "softmax.cuh",
     "tensor_core.cuh",
