@@ -1,18 +1,17 @@
-//! ONNX Attention and RotaryEmbedding, as compositions of primitives.
+//! ONNX Attention, as a composition of primitives.
 
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::elementwise::{Binary, Cast, Unary, Where};
 use sliderun::op::gemm::MatMul;
 use sliderun::op::generate::Range;
-use sliderun::op::index::Gather;
-use sliderun::op::layout::{Concat, Pad, PadMode, Reshape, Slice, SliceAxis, Split, Transpose};
+use sliderun::op::layout::{Concat, Pad, PadMode, Reshape, Transpose};
 use sliderun::op::norm::Softmax;
 
 use super::{Imported, Importer, NodeContext, Refusal, onnx};
 use crate::ir::ValueRef;
 
-pub(super) const IMPORTERS: &[Importer] = &[onnx("Attention", attention), onnx("RotaryEmbedding", rotary_embedding)];
+pub(super) const IMPORTERS: &[Importer] = &[onnx("Attention", attention)];
 
 /// [batch, tokens, heads·size] to [batch, heads, tokens, size].
 fn split_heads(cx: &mut NodeContext<'_>, x: ValueRef, heads: i64) -> Result<ValueRef, Refusal> {
@@ -205,92 +204,6 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
     Ok(vec![y, present_key, present_value, shown])
 }
 
-/// RotaryEmbedding-23: operands (x, cos, sin, position_ids?); x is [batch, heads, tokens, size] or [batch, tokens, heads·size].
-fn rotary_embedding(cx: &mut NodeContext<'_>) -> Imported {
-    let input = cx.input(0)?;
-    let input_shape = cx.shape(input);
-    cx.ignore(&["num_heads"]);
-    // The axis of heads, over which the angles broadcast.
-    let (x, heads_axis) = match input_shape.as_slice() {
-        [_, _, _, _] => (input, 1),
-        [batch, tokens, hidden] => {
-            let heads = cx.required_int("num_heads")?;
-            let size = (heads > 0)
-                .then(|| hidden.exact_div(&heads.into()))
-                .flatten()
-                .ok_or_else(|| Refusal::new(format!("a hidden size of {hidden} in {heads} heads")))?;
-            (cx.add(Reshape { shape: vec![batch.clone(), tokens.clone(), heads.into(), size] }, &[input])?, 2)
-        }
-        other => return Err(Refusal::new(format!("the input has {} axes; 3 or 4 are expected", other.len()))),
-    };
-    let shape = cx.shape(x);
-    let size = shape[3].as_usize().ok_or_else(|| Refusal::new(format!("head size {} must be known when compiling", shape[3])))?;
-    let rotated = match cx.int_or("rotary_embedding_dim", 0)? {
-        0 => size,
-        n => usize::try_from(n).ok().filter(|&n| n <= size).ok_or_else(|| Refusal::attribute("rotary_embedding_dim", n))?,
-    };
-    if rotated % 2 != 0 {
-        return Err(Refusal::new(format!("{rotated} rotated elements; an even number is expected")));
-    }
-    let half = rotated / 2;
-    let mut angles = [cx.input(1)?, cx.input(2)?];
-    for angle in &mut angles {
-        if let Some(positions) = cx.optional(3) {
-            *angle = cx.add(Gather { axis: 0 }, &[*angle, positions])?;
-        }
-        let mut shape = cx.shape(*angle);
-        if shape.len() != 3 {
-            return Err(Refusal::new(format!("cosines or sines of shape {shape:?}; [batch, tokens, {half}] is expected")));
-        }
-        shape.insert(heads_axis, 1.into());
-        *angle = cx.add(Reshape { shape }, &[*angle])?;
-    }
-    let [cos, sin] = angles;
-    let part =
-        |start: usize, len: usize| Slice { axes: vec![SliceAxis { axis: 3, start: start.into(), len: len.into(), step: 1 }] };
-    let turned = if rotated == size { x } else { cx.add(part(0, rotated), &[x])? };
-    let turned_shape = cx.shape(turned);
-    let interleaved = cx.int_or("interleaved", 0)? != 0;
-    let mut pairs = shape[..3].to_vec();
-    pairs.extend([half.into(), 2.into()]);
-    let mut halves = shape[..3].to_vec();
-    halves.push(half.into());
-    let (x1, x2) = if interleaved {
-        let split = cx.add(Reshape { shape: pairs }, &[turned])?;
-        let parts = cx.add_all(Split { axis: 4, sizes: vec![1.into(), 1.into()] }, &[Some(split)])?;
-        let flat = |cx: &mut NodeContext<'_>, v| cx.add(Reshape { shape: halves.clone() }, &[v]);
-        (flat(cx, parts[0])?, flat(cx, parts[1])?)
-    } else {
-        let parts = cx.add_all(Split { axis: 3, sizes: vec![half.into(), half.into()] }, &[Some(turned)])?;
-        (parts[0], parts[1])
-    };
-    let mut combine = |a, x, op, b, y| -> Result<ValueRef, Refusal> {
-        let left = cx.add(Binary::Mul, &[a, x])?;
-        let right = cx.add(Binary::Mul, &[b, y])?;
-        cx.add(op, &[left, right])
-    };
-    let real = combine(cos, x1, Binary::Sub, sin, x2)?;
-    let imaginary = combine(sin, x1, Binary::Add, cos, x2)?;
-    let mut y = if interleaved {
-        let mut column = halves;
-        column.push(1.into());
-        let real = cx.add(Reshape { shape: column.clone() }, &[real])?;
-        let imaginary = cx.add(Reshape { shape: column }, &[imaginary])?;
-        let joined = cx.add(Concat { axis: 4 }, &[real, imaginary])?;
-        cx.add(Reshape { shape: turned_shape }, &[joined])?
-    } else {
-        cx.add(Concat { axis: 3 }, &[real, imaginary])?
-    };
-    if rotated != size {
-        let rest = cx.add(part(rotated, size - rotated), &[x])?;
-        y = cx.add(Concat { axis: 3 }, &[y, rest])?;
-    }
-    if heads_axis == 2 {
-        y = cx.add(Reshape { shape: input_shape }, &[y])?;
-    }
-    Ok(vec![y])
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
@@ -313,17 +226,5 @@ mod tests {
         let present = "f16[b, 3, p+s, 8]";
         assert_eq!(types(op(), &with_past, 4), ["f16[b, 3, s, 8]", present, present, "f16[b, 3, s, p+s]"]);
         refused(23, op().attr("q_num_heads", 3).attr("kv_num_heads", 2), &[kv, kv, kv], "16 in 3 heads");
-    }
-
-    #[test]
-    fn rotation_keeps_the_extents() {
-        let op = || node("RotaryEmbedding", &[], &[]);
-        let table = || Input(F32, &["64", "2"]);
-        let given = [Input(F32, &["b", "3", "s", "8"]), table(), table(), Input(I64, &["b", "s"])];
-        for interleaved in [0, 1] {
-            let op = op().attr("rotary_embedding_dim", 4).attr("interleaved", interleaved);
-            let graph = import_node(23, op, &given, 1).unwrap();
-            assert_eq!(graph.ty(graph.outputs[0].value).to_string(), "f32[b, 3, s, 8]");
-        }
     }
 }

@@ -36,6 +36,7 @@ pub mod oracle;
 mod quantize;
 mod reduce;
 mod resize;
+mod rotary;
 mod shape_values;
 #[cfg(test)]
 mod testing;
@@ -108,6 +109,7 @@ const FAMILIES: &[&[Importer]] = &[
     quantize::IMPORTERS,
     reduce::IMPORTERS,
     resize::IMPORTERS,
+    rotary::IMPORTERS,
 ];
 
 /// The importer for an operator, or why there is none.

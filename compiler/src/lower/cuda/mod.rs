@@ -9,6 +9,7 @@ mod attention;
 mod builder;
 mod chain;
 mod conv;
+mod heads;
 mod missed;
 mod order;
 mod pointwise;
@@ -28,11 +29,12 @@ use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 use super::refusal::Refusal;
 use builder::Generated;
 use chain::Chain;
+use heads::Heads;
 pub use missed::{Missed, missed};
 pub use order::order;
 
 /// What the generated code includes.
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 14] = [
     "activation.cuh",
     "attention.cuh",
     "attention_f32.cuh",
@@ -45,6 +47,7 @@ const HEADERS: [&str; 13] = [
     "quant_lift.cuh",
     "reduce.cuh",
     "resize.cuh",
+    "rotary.cuh",
     "softmax.cuh",
 ];
 
@@ -100,12 +103,16 @@ fn schedule(program: &Program, kernels: &mut Schedule) -> Result<Vec<Launch>, Ve
     while let Some(step) = rest.first() {
         let position = launches.len();
         let elements = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 0 };
-        let (count, generated) = match Chain::at(program, &readers, at, elements) {
-            Some(chain) => (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at)))),
-            None => {
-                let count = if reads_through(program, &readers, at) { 2 } else { elements.max(1) };
-                (count, launch(program, position, &rest[..count]))
-            }
+        let (count, generated) = if let Some(heads) = Heads::at(program, &readers, at) {
+            (heads.steps.len(), Ok(Some(heads.kernel(program, &readers, position))))
+        } else if let Some(chain) = Chain::at(program, &readers, at, elements) {
+            (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at))))
+        } else if reads_through(program, &readers, at) {
+            (2, launch(program, position, &rest[..2]))
+        } else if elements > 1 {
+            (elements, Ok(Some(pointwise::kernel(program, &readers, position, at..at + elements))))
+        } else {
+            (1, launch(program, position, &rest[..1]))
         };
         let work = match generated {
             Ok(None) => Some(Work::Product),
@@ -139,7 +146,7 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
     {
         return attention::kernel(program, position, Some(split), step, op).map(Some);
     }
-    let [step] = steps else { return Ok(Some(pointwise::kernel(program, position, steps))) };
+    let [step] = steps else { unreachable!("a step, or a Split and the Attention that reads through it") };
     match &step.op {
         Op::SparseGemm(_) | Op::DenseGemm(_) => library_product(program, step).map(|()| None),
         Op::MatMul(op) if op.activation.is_none() && step.inputs.get(2).copied().flatten().is_none() => {
@@ -157,7 +164,7 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
         Op::Conv(op) => conv::kernel(program, position, step, op).map(Some),
         _ => {
             pointwise::supports(program, step)?;
-            Ok(Some(pointwise::kernel(program, position, steps)))
+            Ok(Some(pointwise::of_step(program, position, step)))
         }
     }
 }
@@ -235,10 +242,11 @@ pub fn root(program: &Program, id: ValueId) -> ValueId {
 }
 
 /// How many steps from this one on one kernel can do element by element: nobody else reads what all but the last compute, and they compute
-/// as many elements as the last, or what costs nothing to compute for each of its elements.
+/// as many elements as the last, or what costs nothing to compute for each of its elements. Cosines and sines that heads are turned by come
+/// together, several results of one shape.
 fn fusible(program: &Program, readers: &Readers, first: usize) -> usize {
     const MOST: usize = 16;
-    let elements = |step: &Step| -> Dim { program.values[step.outputs[0].0 as usize].ty.elements() };
+    let ty = |step: &Step| &program.values[step.outputs[0].0 as usize].ty;
     let mut count = 1;
     for end in first + 1..program.steps.len().min(first + MOST) {
         let last = &program.steps[end];
@@ -246,12 +254,27 @@ fn fusible(program: &Program, readers: &Readers, first: usize) -> usize {
             break;
         }
         let inside = |step: &Step| readers.of(step.outputs[0]).iter().all(|r| (first..=end).contains(r));
-        let fits = |step: &Step| inside(step) && (elements(step) == elements(last) || pointwise::is_cheap(&step.op));
+        let tables = |step: &Step| ty(step).shape == ty(last).shape && [step, last].iter().all(|s| is_table(program, readers, s));
+        let fits = |step: &Step| {
+            inside(step) && (ty(step).elements() == ty(last).elements() || pointwise::is_cheap(&step.op)) || tables(step)
+        };
         if program.steps[first..end].iter().all(fits) {
             count = end + 1 - first;
         }
     }
     count
+}
+
+/// Whether all that read what a step computes turn heads by it.
+fn is_table(program: &Program, readers: &Readers, step: &Step) -> bool {
+    let turns = |reader: &usize| {
+        program.steps.get(*reader).is_some_and(|s| {
+            let tables = s.inputs.iter().skip(1).flatten().map(|id| root(program, *id));
+            matches!(s.op, Op::Rotary(_)) && tables.clone().any(|id| id == step.outputs[0])
+        })
+    };
+    let readers = readers.of(step.outputs[0]);
+    !readers.is_empty() && readers.iter().all(turns)
 }
 
 #[cfg(test)]

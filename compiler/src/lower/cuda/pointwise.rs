@@ -12,7 +12,9 @@ use sliderun::op::rotary::Rotary;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::ops::Range;
 
+use super::Readers;
 use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float};
 
 const THREADS: usize = 256;
@@ -79,8 +81,21 @@ pub fn element<'p>(builder: KernelBuilder<'p>, steps: &'p [Step]) -> (KernelBuil
     (writer.builder, writer.body, value)
 }
 
-/// The kernel of consecutive steps, of which only the last one's results are read by others.
-pub fn kernel(program: &Program, launch: usize, steps: &[Step]) -> Generated {
+/// The kernel of one step.
+pub fn of_step(program: &Program, launch: usize, step: &Step) -> Generated {
+    write(program, launch, std::slice::from_ref(step), &[])
+}
+
+/// The kernel of consecutive steps; what is read beyond them has the shape of the last one's results.
+pub fn kernel(program: &Program, readers: &Readers, launch: usize, positions: Range<usize>) -> Generated {
+    let steps = &program.steps[positions.clone()];
+    let before = steps.iter().take(steps.len() - 1).flat_map(|s| &s.outputs);
+    let kept: Vec<ValueId> = before.copied().filter(|id| readers.beyond(*id, &positions)).collect();
+    write(program, launch, steps, &kept)
+}
+
+/// The kernel of steps that stores these results beside the last one's.
+fn write(program: &Program, launch: usize, steps: &[Step], kept: &[ValueId]) -> Generated {
     let last = steps.last().expect("a launch does at least one step");
     let mut writer = Writer::new(KernelBuilder::new(program, launch, last.op.name()), steps);
     let (shape, many) = match &last.op {
@@ -91,13 +106,15 @@ pub fn kernel(program: &Program, launch: usize, steps: &[Step]) -> Generated {
     let elements = Dim::product(&shape);
     let count = writer.builder.extent(&elements);
     let coordinates = writer.unravel("i", &shape);
+    for &id in kept {
+        let v = writer.read(id, &coordinates);
+        writer.put(id, &v);
+    }
     if many {
         writer.split(last, &coordinates);
     } else {
-        let id = last.outputs[0];
         let v = writer.eval(last, &coordinates);
-        let (to, ty) = (writer.builder.output(id), element_type(writer.builder.ty(id).dtype));
-        writer.line(&format!("slide::put_element<{ty}>({to}, i, {v});"));
+        writer.put(last.outputs[0], &v);
     }
     let head = format!("    const int i = blockIdx.x * {THREADS} + threadIdx.x;\n    if (i >= {count}) return;\n");
     let Writer { builder, body, .. } = writer;
@@ -124,6 +141,12 @@ impl<'p> Writer<'p> {
 
     pub(super) fn line(&mut self, text: &str) {
         writeln!(self.body, "    {text}").expect("text takes any text");
+    }
+
+    /// Stores element `i` of a result.
+    fn put(&mut self, id: ValueId, value: &str) {
+        let (to, ty) = (self.builder.output(id), element_type(self.builder.ty(id).dtype));
+        self.line(&format!("slide::put_element<{ty}>({to}, i, {value});"));
     }
 
     /// A new variable of this value.

@@ -8,28 +8,31 @@ use sliderun::plan::cuda::Work;
 use super::*;
 use crate::ir::parse::{no_constants, parse};
 
-fn program(text: &str) -> Program {
+pub(super) fn program(text: &str) -> Program {
     let graph = parse("test.ir", text, &no_constants).unwrap();
     super::super::program(&graph, &mut PlanWriter::new()).unwrap()
 }
 
 /// A program's launches, and the source of their kernels.
 #[derive(Debug)]
-struct Scheduled {
-    launches: Vec<Launch>,
-    source: String,
+pub(super) struct Scheduled {
+    pub(super) launches: Vec<Launch>,
+    pub(super) source: String,
 }
 
-fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
+pub(super) fn schedule(program: &Program) -> Result<Scheduled, Vec<Refusal>> {
     let mut schedule = Schedule::default();
     let launches = schedule.add(program)?;
     Ok(Scheduled { launches, source: schedule.source() })
 }
 
-/// The launches as text: what is launched, and the operators of the steps that it does.
 fn launches(text: &str) -> Vec<String> {
-    let program = program(text);
-    let scheduled = schedule(&program).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+    launches_of(&program(text))
+}
+
+/// The launches as text: what is launched, and the operators of the steps that it does.
+pub(super) fn launches_of(program: &Program) -> Vec<String> {
+    let scheduled = schedule(program).unwrap_or_else(|refusals| panic!("{refusals:?}"));
     let mut steps = program.steps.iter();
     let describe = |launch: &Launch| {
         let names: Vec<&str> = steps.by_ref().take(launch.steps as usize).map(|s| s.op.name()).collect();
@@ -40,7 +43,7 @@ fn launches(text: &str) -> Vec<String> {
     out
 }
 
-fn compiles(source: &str) {
+pub(super) fn compiles(source: &str) {
     match slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env()) {
         Ok(compiler) => {
             compiler.compile(source, "sm_90a".parse().unwrap()).unwrap_or_else(|e| panic!("{e}\n{source}"));
