@@ -26,7 +26,7 @@ TYPES     i8, f8e4m3 or bf16, or several with commas";
 const ROWS: usize = 61;
 /// What one turn should take.
 const TURN: Duration = Duration::from_millis(10);
-const SEARCH: Duration = Duration::from_millis(150);
+const SEARCH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
