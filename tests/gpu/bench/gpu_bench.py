@@ -78,7 +78,7 @@ def arguments():
     numbers = lambda text: [int(part) for part in several(text)]
     engines = [name for name, *_ in suite.VARIANTS + suite.PEERS]
     parser.add_argument("--model", type=several, default=["qwen2.5-7b"], help=f"of {', '.join(suite.MODELS)}")
-    parser.add_argument("--rows", type=numbers, help="numbers of tokens; all of the model's without")
+    parser.add_argument("--rows", type=numbers, help="numbers of tokens, in this order; all of the model's without")
     parser.add_argument("--engines", type=several, default=suite.DEFAULT, help=f"of {', '.join(engines)}; all but fp8 with automatic choice without")
     parser.add_argument("--rounds", type=int, default=5, help="times that each engine takes its turn in bursts")
     parser.add_argument("--burst", type=float, default=0.3, help="seconds of a turn")
@@ -98,10 +98,11 @@ def arguments():
     options = parser.parse_args()
     if options.device == "cpu":
         options.target = "cpu"
-    for what, wanted, known in [("model", options.model, suite.MODELS), ("engine", options.engines, engines)]:
+    rows = sorted({tokens for name in options.model if name in suite.MODELS for tokens in suite.MODELS[name]["rows"]})
+    for what, wanted, known in [("model", options.model, suite.MODELS), ("engine", options.engines, engines), ("number of tokens", options.rows or [], rows)]:
         for name in wanted:
             if name not in known:
-                parser.error(f"there is no {what} '{name}': there are {', '.join(known)}")
+                parser.error(f"there is no {what} '{name}': there are {', '.join(map(str, known))}")
     return options
 
 
@@ -143,13 +144,13 @@ class Benchmark:
         engines = self.peers()
         engines = self.plans(plans) + engines
         try:
-            for tokens, shape in suite.MODELS[self.model]["rows"].items():
-                if self.options.rows is None or tokens in self.options.rows:
-                    if self.log.minutes() > self.options.minutes:
-                        self.log.say(f"left out: {tokens} tokens, for the time is up")
-                        self.log.record("left_out", model=self.model, tokens=tokens, reason="the time is up")
-                        continue
-                    self.shape(engines, tokens, shape)
+            rows = suite.MODELS[self.model]["rows"]
+            for tokens in [tokens for tokens in self.options.rows or rows if tokens in rows]:
+                if self.log.minutes() > self.options.minutes:
+                    self.log.say(f"left out: {tokens} tokens, for the time is up")
+                    self.log.record("left_out", model=self.model, tokens=tokens, reason="the time is up")
+                    continue
+                self.shape(engines, tokens, rows[tokens])
         finally:
             for engine in engines:
                 engine.close()
