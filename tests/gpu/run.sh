@@ -223,7 +223,9 @@ for library in cuSPARSELt cuBLASLt; do
   if grep -q "^$library: version" <<<"$found"; then
     echo "left out: this machine has $library where it is always found"
   elif [ -n "$needs" ]; then
-    refused "no $library" "$library (lib.*was not found. Looked in" "${bare[@]}" "$sliderun" run "plans/$needs.slide" --random --device cuda
+    # Without it a plan runs its dense variant, if it has one.
+    variant=(); [ "$library" = cuSPARSELt ] && variant=(--variant sparse)
+    refused "no $library" "$library (lib.*was not found. Looked in" "${bare[@]}" "$sliderun" run "plans/$needs.slide" --random --device cuda "${variant[@]}"
   fi
 done
 if [ -x "$slidec" ] && "$models" product 64 64 f32 results/small.onnx; then

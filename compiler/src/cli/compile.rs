@@ -4,6 +4,7 @@ use clap::Args;
 use sliderun::atomic_file::write_atomically;
 use sliderun::plan::manifest::{SymbolRange, Verdict};
 use sliderun::timings::Timings;
+use sliderun::tool::inspect::{preference, summary};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
 use crate::passes::Pass;
-use crate::report::{FileSize, PassEntry, Report, html, patterns, peak_memory};
+use crate::report::{FileSize, PassEntry, Report, VariantEntry, html, patterns, peak_memory};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -164,6 +165,7 @@ impl Compile {
             seconds: compiled.elapsed().as_secs_f64(),
             peak_memory: peak_memory(),
             verdicts: compiled.verdicts().to_vec(),
+            variants: compiled.manifest.cuda.iter().flat_map(|cuda| &cuda.variants).map(VariantEntry::from).collect(),
             passes: compiled.reports.iter().map(PassEntry::from).collect(),
         }
     }
@@ -217,6 +219,11 @@ fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
     match report.peak_memory {
         Some(peak) => writeln!(out, ", peak memory {}", bytes(peak))?,
         None => writeln!(out)?,
+    }
+    if let Some(cuda) = &compiled.manifest.cuda {
+        for variant in &cuda.variants {
+            writeln!(out, "on GPUs, variant {}, {}: {}", variant.name, preference(cuda, variant), summary(variant))?;
+        }
     }
     Ok(())
 }

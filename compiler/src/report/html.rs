@@ -145,6 +145,7 @@ mod tests {
             stages: vec![Timing::new(hostile.clone(), Duration::ZERO)],
             seconds: 0.0,
             peak_memory: None,
+            variants: Vec::new(),
             verdicts: vec![Verdict {
                 node: hostile.clone(),
                 output: hostile.clone(),

@@ -6,6 +6,7 @@ mod html;
 mod memory;
 
 use serde::Serialize;
+use sliderun::plan::cuda::{SparseShare, Variant};
 use sliderun::plan::manifest::{Provenance, SymbolRange, Verdict};
 use std::time::Duration;
 
@@ -34,8 +35,33 @@ pub struct Report {
     pub peak_memory: Option<u64>,
     /// One per matrix product with a constant weight.
     pub verdicts: Vec<Verdict>,
+    /// One per variant of the program for GPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantEntry>,
     /// One per pass, in order.
     pub passes: Vec<PassEntry>,
+}
+
+/// A variant of the program for GPUs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VariantEntry {
+    /// Its name.
+    pub name: String,
+    /// From how many rows on the cost model prefers it; none where it never does.
+    pub from: Option<u64>,
+    /// What is launched for a run.
+    pub launches: usize,
+    /// How much of it is sparse.
+    pub sparse: SparseShare,
+    /// Bytes of dense weights that are written out on the device.
+    pub expanded_bytes: u64,
+}
+
+impl From<&Variant> for VariantEntry {
+    fn from(v: &Variant) -> Self {
+        let (sparse, expanded_bytes) = (v.sparse_share(), v.expanded_bytes());
+        VariantEntry { name: v.name.clone(), from: v.from, launches: v.launches.len(), sparse, expanded_bytes }
+    }
 }
 
 /// A file and its size.

@@ -3,7 +3,7 @@
 mod cuda;
 mod nodes;
 
-pub use cuda::summary;
+pub use cuda::{preference, summary};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -13,3 +13,5 @@ mod nvrtc;
 mod session;
 mod sparse;
 mod support;
+#[cfg(feature = "cli")]
+mod variants;

@@ -133,16 +133,17 @@ fn however_it_is_run_a_plan_gives_the_same() {
 #[test]
 fn kernels_run_without_the_libraries() {
     let Some(case) = Case::find() else { return };
-    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..SessionOptions::default() };
+    let cuda = &case.plan.manifest().cuda.as_ref().unwrap().variants[0];
+    let options = SessionOptions { variant: Some(cuda.name.clone()), ..SessionOptions::default() };
+    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.clone() };
     let mut known = BTreeMap::new();
     let cpu = Session::new(case.plan.clone(), Device::Cpu, reference).unwrap();
     cpu.run_traced(&case.views(0), &mut |step| {
         known.extend(step.values.iter().map(|v| (v.name.to_owned(), v.view.to_tensor())));
     })
     .unwrap();
-    let session = case.session(CudaOptions { kernels_only: true, ..CudaOptions::default() });
-    // The variant that the cost model prefers for few rows, and the first, which the CPU ran, are the same here.
-    let cuda = &case.plan.manifest().cuda.as_ref().unwrap().variants[0];
+    let kernels_only = CudaOptions { kernels_only: true, cache: CacheFolder::Nowhere, ..CudaOptions::default() };
+    let session = Session::new(case.plan.clone(), Device::Cuda(0), SessionOptions { cuda: kernels_only, ..options }).unwrap();
     let kernels: Vec<usize> =
         cuda.launched().filter(|(_, l)| matches!(l.work, Work::Kernel(_))).map(|(steps, _)| steps.end - 1).collect();
     let mut seen = Vec::new();

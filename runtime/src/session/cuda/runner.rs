@@ -159,8 +159,7 @@ impl Runner {
                 match on_shape(cache, position, true) {
                     Ok(ready) => entrants.push(Entrant { position, gpu: ready.gpu, bound: ready.bound }),
                     Err(e) if position == preferred => return Err(e),
-                    // What cannot run, for want of memory or of a library, is not the fastest.
-                    Err(_) => {}
+                    Err(e) => self.variants.leave_out(position, &e),
                 }
             }
             let times = trial::times(&mut entrants, fill, recorder, fault, patience)?;

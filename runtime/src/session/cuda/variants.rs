@@ -30,7 +30,7 @@ pub struct Variants {
     tuning: Tuning,
     /// What was measured before, as the plan came with it.
     timings: Timings,
-    warnings: Vec<String>,
+    warnings: Mutex<Vec<String>>,
     ready: Mutex<Vec<Ready>>,
     /// By rows.
     chosen: Mutex<BTreeMap<u64, VariantChoice>>,
@@ -72,7 +72,7 @@ impl Variants {
             only,
             tuning: options.cuda.tuning,
             timings,
-            warnings,
+            warnings: Mutex::new(warnings),
             ready: Mutex::default(),
             chosen: Mutex::default(),
             measuring: Mutex::default(),
@@ -136,6 +136,15 @@ impl Variants {
         lock(&self.measuring)
     }
 
+    /// Says that a variant is left out of what is measured: what cannot run, for want of memory or of a library, is not the fastest.
+    pub fn leave_out(&self, position: usize, because: &SessionError) {
+        let warning = format!("variant {} is left out: {because}", self.base.variant(position).name);
+        let mut warnings = lock(&self.warnings);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
     /// Decides on the fastest of the variants at these positions, and remembers; gives its place in the list.
     pub fn settle_measured(&self, rows: u64, measured: Vec<(usize, Duration)>) -> usize {
         let variant = |position: usize| self.base.variant(position);
@@ -188,7 +197,7 @@ impl Variants {
             variants: lock(&self.ready).iter().map(name).collect(),
             variant_choices: lock(&self.chosen).values().cloned().collect(),
             constant_bytes: self.base.constant_bytes(),
-            warnings: self.warnings.clone(),
+            warnings: lock(&self.warnings).clone(),
         }
     }
 }

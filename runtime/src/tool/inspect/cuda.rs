@@ -107,7 +107,7 @@ pub fn text(manifest: &Manifest, each: bool, out: &mut dyn Write) -> Result<(), 
 }
 
 /// For which numbers of rows the compiler's cost model prefers a variant.
-fn preference(cuda: &CudaPlan, variant: &Variant) -> String {
+pub fn preference(cuda: &CudaPlan, variant: &Variant) -> String {
     match cuda.range(variant) {
         None => "not preferred by estimates, only where measured faster".to_owned(),
         Some((0, None)) => "preferred by estimates for any rows".to_owned(),
