@@ -100,7 +100,7 @@ fn variants_are_measured_once_and_agree() {
         let off = distance(&run(&named), &first);
         println!("{name}: {off:e}, {} bytes of constants", named.cuda_report().constant_bytes);
         assert!(off < 0.05, "{name}: {off}");
-        assert_eq!(named.cuda_report().variants, [name.clone()]);
+        assert_eq!(named.cuda_report().variants, std::slice::from_ref(name));
     }
 }
 
