@@ -1,7 +1,8 @@
-//! What matrix products cost on GPUs, sparse and dense: the model by which a compilation decides where sparsity pays, until it is measured.
+//! What matrix products cost on GPUs, sparse and dense: the model by which a compilation decides where sparsity pays, until it is
+//! measured.
 //!
-//! A product takes a fixed time, and then as long as its arithmetic at a measured rate or its weight's bytes at the memory's, whichever is longer; a sparse one also what lifting its
-//! activation moves beyond the dense one's. Rates are data: [`RATES`].
+//! A product takes a fixed time, and then as long as its arithmetic at a measured rate or its weight's bytes at the memory's,
+//! whichever is longer; a sparse one also what lifting its activation moves beyond the dense one's. Rates are data: [`RATES`].
 //!
 //! Must not know: graphs, plans, how products are launched.
 
@@ -11,8 +12,8 @@ use sliderun::sparse::{KLayout, Pattern};
 use sliderun::timings::{ProductKey, Timings};
 use std::collections::BTreeMap;
 
-/// Rates of one library in one precision on one kind of GPU, in 10¹² multiplications and additions per second over what is multiplied: over K'
-/// of a sparse product.
+/// Rates of one library in one precision on one kind of GPU, in 10¹² multiplications and additions per second over what is
+/// multiplied: over K' of a sparse product.
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     /// Compute capability, major version.
@@ -30,11 +31,12 @@ struct Rates {
 /// Elements N·K from which on a weight is large: its products keep a GPU busy long enough to meet its power limit.
 const LARGE: f64 = 48e6;
 
-/// One H200 at its power limit, cuBLASLt 13.1 and cuSPARSELt 0.8.0 after a search for the best algorithm, random operands: `small` for
-/// Qwen2.5-7B's 4608×3584 and 3584×3584 in int8 (`docs/gpu-logs/2026-11-23-gemm.txt`; 2:4 and 4:6 in proportion to `large`), `large` for its
-/// four linear layers together, replayed for seconds; for dense int8 there, fp8's. 16-bit sparse products were not measured: int8's in proportion to dense. Compute capability 8: dense
-/// int8 at two thirds of an A100's peak, and 6:8 as the method's authors measured it against that, 1.32 times as fast. Compute capability 10 and 12 were
-/// not measured: 9.0 and 8.0 in proportion to their peaks.
+/// One H200 at its power limit, cuBLASLt 13.1 and cuSPARSELt 0.8.0 after a search for the best algorithm, random operands:
+/// `small` for Qwen2.5-7B's 4608×3584 and 3584×3584 in int8 (`docs/gpu-logs/2026-11-23-gemm.txt`; 2:4 and 4:6 in proportion to
+/// `large`), `large` for its four linear layers together, replayed for seconds; for dense int8 there, fp8's. 16-bit sparse
+/// products were not measured: int8's in proportion to dense. Compute capability 8: dense int8 at two thirds of an A100's peak,
+/// and 6:8 as the method's authors measured it against that, 1.32 times as fast. Compute capability 10 and 12 were not measured:
+/// 9.0 and 8.0 in proportion to their peaks.
 #[rustfmt::skip]
 const RATES: [Rates; 24] = [
     Rates { major: 9, bytes: 1, windows: 0, small: &[(512.0, 825.0), (2048.0, 1326.0), (8192.0, 1562.0)], large: &[(512.0, 1105.0), (8192.0, 1240.0)] },
@@ -63,8 +65,8 @@ const RATES: [Rates; 24] = [
     Rates { major: 12, bytes: 2, windows: 1, small: &[(512.0, 260.0), (2048.0, 460.0)], large: &[(512.0, 390.0), (2048.0, 520.0)] },
 ];
 
-/// What memory moves, by the major version of the compute capability, in 10⁶ bytes per microsecond: what large copies read and write on an H200 (4 260 GB/s), elsewhere nine tenths of
-/// what an A100, a B200 and an RTX 5090 are sold with.
+/// What memory moves, by the major version of the compute capability, in 10⁶ bytes per microsecond: what large copies read and
+/// write on an H200 (4 260 GB/s), elsewhere nine tenths of what an A100, a B200 and an RTX 5090 are sold with.
 const MEMORY: [(u32, f64); 4] = [(8, 1.4), (9, 4.26), (10, 7.2), (12, 1.6)];
 
 /// What a product takes before and after its arithmetic, in microseconds.

@@ -1,7 +1,9 @@
-//! What was measured on GPUs, kept beside a plan or for a whole machine: which variant of a plan is fastest for how many rows, and what single products take.
+//! What was measured on GPUs, kept beside a plan or for a whole machine: which variant of a plan is fastest for how many rows,
+//! and what single products take.
 //!
-//! A file of timings is text, one record a line, each a JSON object that says on which machine it was measured. What was measured elsewhere, with another driver or other libraries is
-//! left alone and not used. Timings beside a plan are not trusted: the worst that they can do is to make another variant run, whose results are the same.
+//! A file of timings is text, one record a line, each a JSON object that says on which machine it was measured. What was measured
+//! elsewhere, with another driver or other libraries is left alone and not used. Timings beside a plan are not trusted: the worst
+//! that they can do is to make another variant run, whose results are the same.
 //!
 //! Must not know: how anything is measured.
 
@@ -190,7 +192,8 @@ impl Timings {
         })
     }
 
-    /// What to tell a user of a machine for which there is no record although there are others; none where there is nothing to tell.
+    /// What to tell a user of a machine for which there is no record although there are others; none where there is nothing to
+    /// tell.
     pub fn foreign(&self, machine: &Machine) -> Option<String> {
         let other = self.records.first().filter(|_| self.records.iter().all(|r| r.machine != *machine))?;
         Some(format!("the timings are of {}, not of {machine}: they are not used (`tune` measures here)", other.machine))

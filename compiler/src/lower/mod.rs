@@ -1,8 +1,8 @@
 //! Lowering: a graph becomes the steps, values and constants of a plan.
 //!
-//! Steps come in the graph's own deterministic schedule, so that the same graph always gives the same plan. Reshapes and identities
-//! become aliases, not steps; constants keep their storage type, and those that nothing reads stay behind.
-//! What the device cannot do is refused here, every offending node named at once.
+//! Steps come in the graph's own deterministic schedule, so that the same graph always gives the same plan. Reshapes and
+//! identities become aliases, not steps; constants keep their storage type, and those that nothing reads stay behind. What the
+//! device cannot do is refused here, every offending node named at once.
 //!
 //! Must not know: ONNX, files, how the graph was optimised.
 
@@ -44,7 +44,8 @@ pub fn lower(graph: &Graph, provenance: Provenance, verdicts: Vec<Verdict>) -> R
     Ok(Lowered { manifest: Manifest { provenance, symbols, program, blobs: Vec::new(), verdicts, cuda: None }, writer })
 }
 
-/// Adds the program that NVIDIA GPUs run to a plan, in the variants that are wanted; gives the source of its kernels, whose cubins the plan still lacks.
+/// Adds the program that NVIDIA GPUs run to a plan, in the variants that are wanted; gives the source of its kernels, whose
+/// cubins the plan still lacks.
 ///
 /// # Errors
 /// As [`lower`], of what the GPU's kernels cannot do.

@@ -1,7 +1,7 @@
 //! The dense twin of a program's sparse products: the same weights written out, on activations that are not lifted.
 //!
-//! Products that read one lifted activation become dense together or not at all. Sums are the same: a twin's int8 accumulators are those of the sparse product, which its
-//! library rounds and cuBLASLt gives whole.
+//! Products that read one lifted activation become dense together or not at all. Sums are the same: a twin's int8 accumulators
+//! are those of the sparse product, which its library rounds and cuBLASLt gives whole.
 //!
 //! Must not know: what products cost, who wants which.
 
@@ -63,7 +63,8 @@ fn group(program: &Program, at: usize, fixed: &BTreeSet<ValueId>) -> Option<Grou
     fits.then_some(Group { lift: at, products, n: twins, k, m, input: lift.to, pattern })
 }
 
-/// The output channels of a product that can be dense: of a constant weight, of a size that cuBLASLt multiplies, whose sums, where their type changes, are only scaled back.
+/// The output channels of a product that can be dense: of a constant weight, of a size that cuBLASLt multiplies, whose sums,
+/// where their type changes, are only scaled back.
 fn twin_extents(program: &Program, product: usize, lifted: ValueId, fixed: &BTreeSet<ValueId>) -> Option<usize> {
     let step = &program.steps[product];
     let (Op::SparseGemm(op), [Some(x), Some(values), Some(positions)]) = (&step.op, &step.inputs[..]) else { return None };

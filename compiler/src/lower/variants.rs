@@ -1,5 +1,5 @@
-//! Which variants of its CUDA program a plan has: all products sparse that may be, all dense, and between them sparse where the cost model says that it pays; and from how many rows on
-//! each is preferred.
+//! Which variants of its CUDA program a plan has: all products sparse that may be, all dense, and between them sparse where the
+//! cost model says that it pays; and from how many rows on each is preferred.
 //!
 //! Must not know: how steps are launched.
 
@@ -52,7 +52,8 @@ struct Times {
 }
 
 impl Candidate {
-    /// Microseconds of products and what lifts their activation, for so many rows of the plan's: as they were measured, or estimated.
+    /// Microseconds of products and what lifts their activation, for so many rows of the plan's: as they were measured, or
+    /// estimated.
     fn times(&self, rows: u64, costs: &Costs) -> Times {
         let (group, m) = (&self.group, rows as f64 * self.per_row);
         let shape = |n: usize| Shape { input: group.input, n, k: group.k };
@@ -83,7 +84,8 @@ impl Times {
     }
 }
 
-/// The variants of a program for GPUs of an architecture; says in the verdicts where sparsity is estimated to pay. With `one`, the program as it is.
+/// The variants of a program for GPUs of an architecture; says in the verdicts where sparsity is estimated to pay. With `one`,
+/// the program as it is.
 pub fn propose(program: Program, costs: &Costs, one: bool, symbols: &[SymbolRange], verdicts: &mut [Verdict]) -> Proposals {
     let groups = groups(&program);
     let work = |g: &Group| g.n.iter().sum::<usize>() * g.k;
@@ -118,7 +120,8 @@ pub fn propose(program: Program, costs: &Costs, one: bool, symbols: &[SymbolRang
     Proposals { variants, rows }
 }
 
-/// The least number of rows that is looked at, of those no more than `many`, from which on products that are sparse where it pays are faster than all dense; 0 where they always are.
+/// The least number of rows that is looked at, of those no more than `many`, from which on products that are sparse where it pays
+/// are faster than all dense; 0 where they always are.
 fn threshold(candidates: &[Candidate], pays: &[bool], many: u64, costs: &Costs) -> u64 {
     let faster = |rows: u64| {
         let times = candidates.iter().zip(pays).filter(|(_, pays)| **pays).map(|(c, _)| c.times(rows, costs));

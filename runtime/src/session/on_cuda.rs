@@ -141,7 +141,8 @@ impl Session {
         Ok(self.on_cuda()?.variants().base.machine().clone())
     }
 
-    /// The variant of the plan that runs on these inputs, by name; a shape that is new is made ready, and variants measured where the session's tuning says so.
+    /// The variant of the plan that runs on these inputs, by name; a shape that is new is made ready, and variants measured where
+    /// the session's tuning says so.
     ///
     /// # Errors
     /// As [`Session::run`]; a session on the CPU.

@@ -1,4 +1,5 @@
-//! `tune`: the fastest algorithms of a plan's matrix products and the fastest of its variants on a GPU, found by trying all, and kept for later sessions.
+//! `tune`: the fastest algorithms of a plan's matrix products and the fastest of its variants on a GPU, found by trying all, and
+//! kept for later sessions.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,16 +18,19 @@ use crate::timings::{ProductTime, Record, Timed, Timings, VariantTimes};
 pub struct TuneOptions {
     /// The plan and the GPU.
     pub target: Target,
-    /// Values of symbols, for each shape that is to be fast; see [`symbols::complete`]. One with nothing given where there is none.
+    /// Values of symbols, for each shape that is to be fast; see [`symbols::complete`]. One with nothing given where there is
+    /// none.
     pub shapes: Vec<Bindings>,
     /// Where timings are written; beside the plan where this is not said. What is there of other machines and shapes stays.
     pub timings: Option<PathBuf>,
 }
 
-/// Tries everything for the products of these shapes, replays each variant of the plan, keeps what is best for this machine and in a file of timings, and prints a line for each.
+/// Tries everything for the products of these shapes, replays each variant of the plan, keeps what is best for this machine and
+/// in a file of timings, and prints a line for each.
 ///
 /// # Errors
-/// A device that is no GPU, no place to keep anything, a file of timings that is none, and everything that can go wrong with the plan and the shapes.
+/// A device that is no GPU, no place to keep anything, a file of timings that is none, and everything that can go wrong with the
+/// plan and the shapes.
 pub fn tune(options: &TuneOptions, out: &mut dyn Write) -> Result<(), ToolError> {
     let mut target = options.target.clone();
     if target.device == Device::Cpu {

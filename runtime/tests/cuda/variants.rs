@@ -1,4 +1,5 @@
-//! The variants of a plan on a GPU: measured, remembered, and all with the same results. The plan, compiled for the GPU with several variants, is the one that `SLIDERUN_TEST_PLAN` names.
+//! The variants of a plan on a GPU: measured, remembered, and all with the same results. The plan, compiled for the GPU with
+//! several variants, is the one that `SLIDERUN_TEST_PLAN` names.
 
 use std::path::Path;
 use std::sync::Arc;

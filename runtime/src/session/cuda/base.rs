@@ -1,4 +1,5 @@
-//! What all variants of a plan have in common on a GPU: the cubin, the libraries and their plans, and constants and weights, each there once however many variants read it.
+//! What all variants of a plan have in common on a GPU: the cubin, the libraries and their plans, and constants and weights, each
+//! there once however many variants read it.
 
 use std::collections::HashMap;
 use std::hash::Hash;

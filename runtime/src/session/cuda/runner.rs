@@ -1,5 +1,5 @@
-//! Runs of a loaded plan, one after the other on one stream: inputs onto the device, the graph of the shape, outputs away, and the host waits
-//! only when it wants to.
+//! Runs of a loaded plan, one after the other on one stream: inputs onto the device, the graph of the shape, outputs away, and
+//! the host waits only when it wants to.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -125,8 +125,8 @@ impl Runner {
         unsafe { self.enqueue(&shapes, &Io::Device(&arranged, &outputs)) }
     }
 
-    /// The variant for the inputs' shapes, which fit the ranks of the plan's, and its program on these. With `fill`, which puts the inputs where a variant reads them, variants are measured
-    /// where that is to be done.
+    /// The variant for the inputs' shapes, which fit the ranks of the plan's, and its program on these. With `fill`, which puts
+    /// the inputs where a variant reads them, variants are measured where that is to be done.
     pub(super) fn bound<'s>(
         &self,
         state: &'s mut State,

@@ -1,4 +1,5 @@
-//! Which of a plan's variants is fastest on a shape: each is replayed in its turn, on the inputs at hand, and timed on the device.
+//! Which of a plan's variants is fastest on a shape: each is replayed in its turn, on the inputs at hand, and timed on the
+//! device.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +79,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// The position of the fastest in a list of sparse products and times: the one with the fewest sparse products, unless another is clearly faster.
+/// The position of the fastest in a list of sparse products and times: the one with the fewest sparse products, unless another is
+/// clearly faster.
 pub fn fastest(measured: &[(usize, Duration)]) -> usize {
     let least_sparse = (0..measured.len()).min_by_key(|&at| measured[at]).unwrap_or(0);
     let best = (0..measured.len()).min_by_key(|&at| measured[at].1).unwrap_or(0);

@@ -136,7 +136,8 @@ impl Variants {
         lock(&self.measuring)
     }
 
-    /// Says that a variant is left out of what is measured: what cannot run, for want of memory or of a library, is not the fastest.
+    /// Says that a variant is left out of what is measured: what cannot run, for want of memory or of a library, is not the
+    /// fastest.
     pub fn leave_out(&self, position: usize, because: &SessionError) {
         let warning = format!("variant {} is left out: {because}", self.base.variant(position).name);
         let mut warnings = lock(&self.warnings);
