@@ -1,7 +1,8 @@
-//! ONNX Attention, as a composition of primitives.
+//! ONNX Attention, as the operator or, where that does not know all that is asked for, as a composition of primitives.
 
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
+use sliderun::op::attention::Attention;
 use sliderun::op::elementwise::{Binary, Cast, Unary, Where};
 use sliderun::op::gemm::MatMul;
 use sliderun::op::generate::Range;
@@ -52,7 +53,8 @@ impl Masking {
     }
 }
 
-fn masking(cx: &mut NodeContext<'_>, tokens: &Dim, past: &Dim, total: &Dim, batch: &Dim) -> Result<Masking, Refusal> {
+/// `causal`: whether keys behind a query are to be hidden here.
+fn masking(cx: &mut NodeContext<'_>, causal: bool, [batch, tokens, past, total]: [&Dim; 4]) -> Result<Masking, Refusal> {
     let mut masking = Masking::default();
     if let Some(mut mask) = cx.optional(3) {
         let shape = cx.shape(mask);
@@ -83,7 +85,7 @@ fn masking(cx: &mut NodeContext<'_>, tokens: &Dim, past: &Dim, total: &Dim, batc
         }
     }
     let range = |start: &Dim, len: &Dim| Range { start: start.clone(), step: 1.into(), len: len.clone(), dtype: DType::I64 };
-    if cx.int_or("is_causal", 0)? != 0 {
+    if causal {
         let rows = cx.add(range(past, tokens), &[])?;
         let rows = cx.add(Reshape { shape: vec![tokens.clone(), 1.into()] }, &[rows])?;
         let columns = cx.add(range(&0.into(), total), &[])?;
@@ -99,6 +101,84 @@ fn masking(cx: &mut NodeContext<'_>, tokens: &Dim, past: &Dim, total: &Dim, batc
     Ok(masking)
 }
 
+/// The factor of the scores.
+fn scale(cx: &NodeContext<'_>, size: &Dim) -> Result<f64, Refusal> {
+    match cx.float("scale")? {
+        Some(scale) => Ok(f64::from(scale)),
+        None => {
+            let size = size.as_usize().ok_or_else(|| Refusal::new(format!("head size {size} must be known, or scale given")))?;
+            Ok(1.0 / (size as f64).sqrt())
+        }
+    }
+}
+
+/// The node as one operator, where there is nothing to it that the operator does not know: f64, scores that are capped or wanted, queries that
+/// are causal from the first key on though there are more of these.
+fn whole(cx: &mut NodeContext<'_>) -> Result<Option<Vec<ValueRef>>, Refusal> {
+    let (q, mut k, mut v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let rank = cx.rank(q);
+    let (q_shape, k_shape) = (cx.shape(q), cx.shape(k));
+    let heads = |cx: &NodeContext<'_>, name: &str, shape: &[Dim]| match rank {
+        3 => cx.required_int(name).map(|heads| usize::try_from(heads).ok().filter(|&heads| heads > 0)),
+        _ => Ok(shape[1].as_usize()),
+    };
+    let (Some(heads), Some(kv_heads)) = (heads(cx, "q_num_heads", &q_shape)?, heads(cx, "kv_num_heads", &k_shape)?) else {
+        return Ok(None);
+    };
+    let (tokens, new) = (&q_shape[rank - 2], &k_shape[rank - 2]);
+    let causal = cx.int_or("is_causal", 0)? != 0;
+    let precision = match cx.int_or("softmax_precision", 0)? {
+        0 => DType::F32,
+        _ => cx.dtype_attribute("softmax_precision")?,
+    };
+    let float =
+        matches!(cx.dtype(q), DType::F16 | DType::Bf16 | DType::F32) && cx.dtype(k) == cx.dtype(q) && cx.dtype(v) == cx.dtype(q);
+    let plain = cx.float_or("softcap", 0.0)? <= 0.0 && !cx.wants_output(3) && precision != DType::F64;
+    if !float || !plain || causal && tokens != new || heads % kv_heads != 0 {
+        return Ok(None);
+    }
+    cx.ignore(&["qk_matmul_output_mode"]);
+    let batch = &q_shape[0];
+    let width = |x: &[Dim]| x[rank - 1].clone();
+    let size = if rank == 3 {
+        width(&q_shape)
+            .exact_div(&heads.into())
+            .ok_or_else(|| Refusal::new(format!("a hidden size of {} in {heads} heads", width(&q_shape))))?
+    } else {
+        width(&q_shape)
+    };
+    let op = Attention { heads, kv_heads, scale: scale(cx, &size)? as f32, causal };
+    let pasts = [cx.optional(4), cx.optional(5)];
+    let mut past = Dim::from(0);
+    if pasts != [None; 2] || cx.wants_output(1) || cx.wants_output(2) {
+        for (x, before) in [&mut k, &mut v].into_iter().zip(pasts) {
+            if rank == 3 {
+                *x = split_heads(cx, *x, kv_heads as i64)?;
+            }
+            if let Some(before) = before {
+                past = cx.shape(before).get(2).cloned().ok_or_else(|| Refusal::new("past_key must have 4 axes"))?;
+                *x = cx.add(Concat { axis: 2 }, &[before, *x])?;
+            }
+        }
+    }
+    let total = past.clone() + new.clone();
+    let mask = match masking(cx, false, [batch, tokens, &past, &total])? {
+        Masking { bias: None, keep } => keep,
+        masking => {
+            let dtype = masking.bias.map_or(DType::F32, |bias| cx.dtype(bias));
+            masking.total(cx, dtype)?
+        }
+    };
+    let mut y = cx.add_optional(op, &[Some(q), Some(k), Some(v), mask])?;
+    if rank == 4 {
+        let size = width(&cx.shape(v));
+        y = cx.add(Reshape { shape: vec![batch.clone(), tokens.clone(), heads.into(), size] }, &[y])?;
+        y = cx.add(Transpose { perm: vec![0, 2, 1, 3] }, &[y])?;
+    }
+    // An output that is absent is never read.
+    Ok(Some(vec![y, k, v, y]))
+}
+
 /// Attention-23 and -24: operands (q, k, v, mask?, past_key?, past_value?, nonpad_kv_seqlen?), 3-D (heads side by side) or 4-D; results
 /// (y, present_key, present_value, scores at the stage that `qk_matmul_output_mode` names).
 fn attention(cx: &mut NodeContext<'_>) -> Imported {
@@ -106,6 +186,9 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
     let rank = cx.rank(q);
     if !(rank == 3 || rank == 4) || cx.rank(k) != rank || cx.rank(v) != rank {
         return Err(Refusal::new("query, key and value must all have 3 or all have 4 axes"));
+    }
+    if let Some(results) = whole(cx)? {
+        return Ok(results);
     }
     cx.ignore(&["q_num_heads", "kv_num_heads"]);
     if rank == 3 {
@@ -127,13 +210,7 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
     let [batch, heads, tokens, size] =
         <[Dim; 4]>::try_from(q_shape).map_err(|s| Refusal::new(format!("query of shape {s:?}")))?;
     let (kv_heads, total) = (&k_shape[1], &k_shape[2]);
-    let scale = match cx.float("scale")? {
-        Some(s) => f64::from(s),
-        None => {
-            let size = size.as_usize().ok_or_else(|| Refusal::new(format!("head size {size} must be known, or scale given")))?;
-            1.0 / (size as f64).sqrt()
-        }
-    };
+    let scale = scale(cx, &size)?;
     let root = cx.scalar(dtype, scale.sqrt())?;
     q = cx.add(Binary::Mul, &[q, root])?;
     k = cx.add(Binary::Mul, &[k, root])?;
@@ -167,7 +244,8 @@ fn attention(cx: &mut NodeContext<'_>) -> Imported {
         scores = cx.add(Binary::Mul, &[scores, cap])?;
     }
     let capped = scores;
-    if let Some(bias) = masking(cx, &tokens, &past, total, &batch)?.total(cx, dtype)? {
+    let causal = cx.int_or("is_causal", 0)? != 0;
+    if let Some(bias) = masking(cx, causal, [&batch, &tokens, &past, total])?.total(cx, dtype)? {
         scores = cx.add(Binary::Add, &[scores, bias])?;
     }
     let masked = scores;
@@ -226,5 +304,22 @@ mod tests {
         let present = "f16[b, 3, p+s, 8]";
         assert_eq!(types(op(), &with_past, 4), ["f16[b, 3, s, 8]", present, present, "f16[b, 3, s, p+s]"]);
         refused(23, op().attr("q_num_heads", 3).attr("kv_num_heads", 2), &[kv, kv, kv], "16 in 3 heads");
+    }
+
+    #[test]
+    fn one_operator_where_it_knows_all() {
+        let op = || node("Attention", &[], &[]);
+        let whole = |op, given: &[Given<'_>], outputs| {
+            ops(&import_node(24, op, given, outputs).unwrap()).iter().any(|op| op.starts_with("Attention"))
+        };
+        let (q, k) = (Input(F16, &["b", "4", "s", "8"]), Input(F16, &["b", "2", "s", "8"]));
+        let (past, longer) = (Input(F16, &["b", "2", "p", "8"]), Input(F16, &["b", "2", "t", "8"]));
+        let causal = || op().attr("is_causal", 1);
+        assert!(whole(causal(), &[q, k, k, Input(Bool, &["s", "p+s"]), past, past], 3));
+        assert!(whole(op(), &[q, longer, longer, Input(F16, &["s", "t"]), Absent, Absent, Input(I64, &["b"])], 1));
+        // The first query sees the first key alone, though there are more keys than queries; scores are wanted; scores are capped.
+        assert!(!whole(causal(), &[q, longer, longer], 1));
+        assert!(!whole(op(), &[q, k, k], 4));
+        assert!(!whole(op().attr("softcap", 30.0f32), &[q, k, k], 1));
     }
 }
