@@ -1,17 +1,19 @@
 //! `fuse-layer-norm`: layer normalisation spelled out becomes one operator.
 //!
-//! First the normalisation itself, `(x - mean(x)) / sqrt(mean((x - mean(x))²) + ε)`, with a scale of ones; then a
-//! multiplication by a constant scale and an addition of a constant bias that follow are taken in.
+//! First the normalisation itself, `(x - mean(x)) / sqrt(variance(x) + ε)`, with the constant scale that is among the factors or with one of
+//! ones, also multiplied out as `x·s + (bias - mean(x)·s)`; then a multiplication by a constant scale and an addition of a constant bias that
+//! follow are taken in.
 
 use bytes::Bytes;
+use sliderun::dim::Dim;
 use sliderun::dtype::DType;
-use sliderun::op::elementwise::{Binary, Unary};
+use sliderun::op::elementwise::Binary;
 use sliderun::op::norm::LayerNorm;
-use sliderun::op::reduce::{Reduce, ReduceKind};
 use sliderun::op::{Op, TensorType, broadcast};
 
-use super::matching::{Product, binary, constant_plus, either_order, splat, unary};
+use super::matching::{binary, either_order, splat};
 use super::rewrite::{Replacement, emit, rewrite};
+use super::statistics::{Mean, Quotient, centred, is_variance, keeps_axes, mean, quotients};
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
 
@@ -34,11 +36,13 @@ pub(super) struct Normalisation {
     pub x: ValueRef,
     pub axes: Vec<usize>,
     pub epsilon: f32,
+    /// Constants.
+    pub scale: Option<ValueRef>,
+    pub bias: Option<ValueRef>,
 }
 
 impl Normalisation {
-    /// The operator for the first axis and ε, with a scale of ones, in place of the node that ends what is spelled out; declined where the
-    /// operator cannot do it.
+    /// The operator for the first axis and ε in place of the node that ends what is spelled out; declined where the operator cannot do it.
     pub(super) fn replace(
         self,
         graph: &mut Graph,
@@ -47,7 +51,7 @@ impl Normalisation {
         op: impl FnOnce(usize, f32) -> Op,
         what: &str,
     ) -> Result<Option<Replacement>, PassError> {
-        let Normalisation { x, axes, epsilon } = self;
+        let Normalisation { x, axes, epsilon, scale, bias } = self;
         let name = graph.node(id).name.clone();
         let ty = graph.ty(x).clone();
         let axis = ty.rank() - axes.len();
@@ -61,64 +65,63 @@ impl Normalisation {
             context.report.declined(name, format!("normalises {normalised}, whose extents must be known"));
             return Ok(None);
         };
-        let scale = graph.add_constant(&format!("{name}.scale"), ones);
-        let fused = emit(graph, &name, op, &[x, scale])?;
+        let mut operands = vec![x];
+        for constant in [scale, bias].into_iter().flatten() {
+            let Some(row) = row(graph, constant, &normalised.shape) else {
+                context.report.declined(name, format!("its scale or bias does not lie along {normalised}"));
+                return Ok(None);
+            };
+            operands.push(row);
+        }
+        if scale.is_none() {
+            operands.insert(1, graph.add_constant(&format!("{name}.scale"), ones));
+        }
+        let fused = emit(graph, &name, op, &operands)?;
         Ok(Some(Replacement::new(fused, format!("recognised {what}"))))
     }
 }
 
 fn recognise(graph: &mut Graph, id: NodeId, context: &mut PassContext<'_>) -> Result<Option<Replacement>, PassError> {
-    let Some(found) = find(graph, ValueRef { node: id, slot: 0 }) else { return Ok(None) };
+    let root = ValueRef { node: id, slot: 0 };
+    let Some(found) = find(graph, root).or_else(|| multiplied_out(graph, root)) else { return Ok(None) };
     let op = |axis, epsilon| LayerNorm { axis, epsilon, stats: false }.into();
     found.replace(graph, id, context, op, "layer normalisation")
 }
 
 fn find(graph: &Graph, root: ValueRef) -> Option<Normalisation> {
-    let (centred, squares, epsilon) = over_deviation(graph, root)?;
-    let (square, axes) = mean(graph, squares)?;
-    if !Product::of(graph, square, Some(centred)).is(1.0, &[centred, centred], 0.0) {
-        return None;
-    }
-    let [x, average] = binary(graph, centred, Binary::Sub)?;
-    let (of, same_axes) = mean(graph, average)?;
-    (of == x && same_axes == axes && graph.ty(root) == graph.ty(x) && !axes.is_empty()).then(|| Normalisation {
-        x,
-        axes: axes.to_vec(),
-        epsilon,
-    })
-}
-
-/// The y, v and ε of `y / sqrt(v + ε)`: either the quotient or a product with the reciprocal.
-pub(super) fn over_deviation(graph: &Graph, root: ValueRef) -> Option<(ValueRef, ValueRef, f32)> {
-    let of = |y: ValueRef, deviation: ValueRef| variance(graph, deviation).map(|(v, epsilon)| (y, v, epsilon));
-    let quotient = binary(graph, root, Binary::Div).and_then(|[y, deviation]| of(y, deviation));
-    quotient.or_else(|| {
-        either_order(binary(graph, root, Binary::Mul)?).into_iter().find_map(|[y, inverse]| {
-            let deviation = unary(graph, inverse, Unary::Reciprocal).or_else(|| {
-                let [one, deviation] = binary(graph, inverse, Binary::Div)?;
-                (splat(graph, one) == Some(1.0)).then_some(deviation)
-            })?;
-            of(y, deviation)
+    quotients(graph, root).into_iter().find_map(|q| {
+        let (x, axes) = centred(graph, q.over)?;
+        is_normalised(graph, root, x, axes, &q).then(|| Normalisation {
+            x,
+            axes: axes.to_vec(),
+            epsilon: q.epsilon,
+            scale: q.scale,
+            bias: None,
         })
     })
 }
 
-/// The v and ε of `sqrt(v + ε)`.
-fn variance(graph: &Graph, deviation: ValueRef) -> Option<(ValueRef, f32)> {
-    let sum = unary(graph, deviation, Unary::Sqrt).or_else(|| {
-        let [sum, half] = binary(graph, deviation, Binary::Pow)?;
-        (splat(graph, half) == Some(0.5)).then_some(sum)
-    })?;
-    let (epsilon, squares) = constant_plus(graph, sum)?;
-    Some((squares, epsilon as f32))
+/// Whether a quotient of this type is by the deviation of x.
+fn is_normalised(graph: &Graph, root: ValueRef, x: ValueRef, axes: &[usize], q: &Quotient) -> bool {
+    !axes.is_empty()
+        && graph.ty(root) == graph.ty(x)
+        && keeps_axes(graph, q.deviation, x, axes)
+        && is_variance(graph, q.squares, x, axes)
 }
 
-/// Operand and axes of a mean that keeps its axes.
-pub(super) fn mean(graph: &Graph, value: ValueRef) -> Option<(ValueRef, &[usize])> {
-    match graph.producer(value)? {
-        Op::Reduce(Reduce { kind: ReduceKind::Mean, axes, keep_dims: true }) => Some((graph.operand(value.node, 0)?, axes)),
-        _ => None,
-    }
+/// `x·s + (bias - mean(x)·s)`, where s is the scale over the deviation.
+fn multiplied_out(graph: &Graph, root: ValueRef) -> Option<Normalisation> {
+    either_order(binary(graph, root, Binary::Add)?).into_iter().find_map(|[scaled, shift]| {
+        let [bias, of_mean] = binary(graph, shift, Binary::Sub)?;
+        graph.constant(bias)?;
+        quotients(graph, of_mean).into_iter().find_map(|of_mean| {
+            let Mean { of: x, squared: false, axes } = mean(graph, of_mean.over)? else { return None };
+            let same = quotients(graph, scaled).contains(&Quotient { over: x, ..of_mean.clone() });
+            (same && keeps_axes(graph, of_mean.over, x, axes) && is_normalised(graph, root, x, axes, &of_mean)).then(|| {
+                Normalisation { x, axes: axes.to_vec(), epsilon: of_mean.epsilon, scale: of_mean.scale, bias: Some(bias) }
+            })
+        })
+    })
 }
 
 /// A constant of ones, when the extents are known and the type is one that is normalised.
@@ -144,11 +147,12 @@ fn absorb(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassErro
             let Some(Op::LayerNorm(op @ LayerNorm { stats: false, .. })) = graph.producer(norm).cloned() else { continue };
             let (x, scale) = (graph.operand(norm.node, 0), graph.operand(norm.node, 1));
             let (Some(x), Some(scale), None) = (x, scale, graph.operand(norm.node, 2)) else { continue };
-            let fits =
-                graph.single_use(norm).is_some() && fits(graph, constant, norm, op.axis) && graph.ty(root) == graph.ty(norm);
-            if !fits || (function == Binary::Mul && splat(graph, scale) != Some(1.0)) {
+            let alone = graph.single_use(norm).is_some() && graph.ty(root) == graph.ty(norm);
+            if !alone || (function == Binary::Mul && splat(graph, scale) != Some(1.0)) {
                 continue;
             }
+            let normalised = graph.ty(norm).shape[op.axis..].to_vec();
+            let Some(constant) = row(graph, constant, &normalised) else { continue };
             let name = graph.node(norm.node).name.clone();
             return Ok(Some(if function == Binary::Mul {
                 Replacement::new(emit(graph, &name, op, &[x, constant])?, "took the scale in")
@@ -160,11 +164,19 @@ fn absorb(graph: &mut Graph, id: NodeId) -> Result<Option<Replacement>, PassErro
     Ok(None)
 }
 
-/// Whether a constant broadcasts to the normalised axes.
-pub(super) fn fits(graph: &Graph, constant: ValueRef, norm: ValueRef, axis: usize) -> bool {
-    let normalised = &graph.ty(norm).shape[axis..];
-    let shape = &graph.ty(constant).shape;
-    graph.constant(constant).is_some()
-        && shape.len() <= normalised.len()
-        && broadcast(&[shape, normalised]).is_ok_and(|common| common == normalised)
+/// A constant that broadcasts to the normalised axes, without the axes of one element before them.
+pub(super) fn row(graph: &mut Graph, constant: ValueRef, normalised: &[Dim]) -> Option<ValueRef> {
+    let known = graph.constant(constant)?;
+    let beyond = known.shape.len().saturating_sub(normalised.len());
+    let shape = known.shape[beyond..].to_vec();
+    let extents: Vec<Dim> = shape.iter().copied().map(Dim::from).collect();
+    if known.shape[..beyond].iter().any(|d| *d != 1) || !broadcast(&[&extents, normalised]).is_ok_and(|all| all == normalised) {
+        return None;
+    }
+    if beyond == 0 {
+        return Some(constant);
+    }
+    let trimmed = Constant { shape, ..known.clone() };
+    let name = graph.output(constant).name.clone();
+    Some(graph.add_constant(&name, trimmed))
 }

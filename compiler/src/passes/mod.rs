@@ -26,6 +26,7 @@ mod fuse_layer_norm;
 mod fuse_rms_norm;
 mod fuse_rotary;
 mod fuse_silu;
+mod fuse_softmax;
 mod lift;
 pub mod matching;
 mod merge;
@@ -37,6 +38,7 @@ pub mod report;
 pub mod rewrite;
 mod row_elements;
 mod split_epilogues;
+mod statistics;
 
 pub use report::{PassReport, Verdict};
 
@@ -50,6 +52,7 @@ pub const PIPELINE: &[Pass] = &[
     fuse_rms_norm::PASS,
     fuse_gelu::PASS,
     fuse_silu::PASS,
+    fuse_softmax::PASS,
     fuse_bias::PASS,
     fuse_rotary::PASS,
     prune::PASS,
