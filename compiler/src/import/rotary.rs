@@ -72,7 +72,7 @@ fn rotary(cx: &mut NodeContext<'_>, x: ValueRef, tables: [ValueRef; 2], heads: i
         pairs.as_usize().ok_or_else(|| Refusal::new(format!("{pairs} angles for each token; their number must be known")))?;
     let shape = cx.shape(x);
     let in_width = |width: &Dim| {
-        let one = Dim::from(2 * pairs);
+        let one = Dim::from(2) * Dim::from(pairs);
         if heads == 0 { width.exact_div(&one).as_ref().and_then(Dim::as_usize) } else { usize::try_from(heads).ok() }
     };
     let (heads, depth) = match &shape[..] {

@@ -111,7 +111,7 @@ impl Heads {
                 for &value in &step.outputs {
                     let columns = ty(program, value).shape[2].as_usize().filter(|n| *n > 0)?;
                     parts.push(part(first, columns, None, value));
-                    first += columns;
+                    first = first.checked_add(columns)?;
                 }
                 (first == length).then_some(())?;
             }
@@ -153,7 +153,8 @@ impl Heads {
             (Op::Transpose(Transpose { perm }), _) => {
                 let [batch, tokens, heads, depth] = x_ty.shape.as_slice() else { return false };
                 let (Some(heads), Some(depth)) = (heads.as_usize(), depth.as_usize()) else { return false };
-                let parts_rows = [batch, tokens] == [&self.rows[0], &self.rows[1]] && heads * depth == part.columns;
+                let parts_rows =
+                    [batch, tokens] == [&self.rows[0], &self.rows[1]] && heads.checked_mul(depth) == Some(part.columns);
                 if *perm != [0, 2, 1, 3] || !parts_rows || stored.heads_first.is_some() {
                     return false;
                 }
