@@ -189,9 +189,13 @@ output "r" = %r
 "#;
 
     fn lowered(text: &str, precision: Precision, variants: Variants) -> Lowered {
+        lowered_to(text, "6:8", precision, variants)
+    }
+
+    fn lowered_to(text: &str, pattern: &str, precision: Precision, variants: Variants) -> Lowered {
         let on: Architecture = "sm_90a".parse().unwrap();
         let options = |target| CompileOptions {
-            sparsity: SparsityRequest::Pattern("6:8".parse().unwrap()),
+            sparsity: SparsityRequest::Pattern(pattern.parse().unwrap()),
             precision,
             targets: vec![target],
             ..CompileOptions::default()
@@ -269,6 +273,34 @@ output "r" = %r
         for rows in [1, 64, 1 << 20] {
             assert_eq!(cuda.variants[cuda.preferred(rows)].name, "dense");
         }
+    }
+
+    #[test]
+    fn some_products_are_sparse_where_only_those_gain() {
+        const MODEL: &str = r#"
+symbols { n: 1..20000 }
+input %x: f32[n, 1024]
+input %u: f32[n, 80]
+const %a: f32[1024, 512] = random(seed: 1, pattern: "2:4")
+const %b: f32[80, 32] = random(seed: 2, pattern: "2:4")
+%y = MatMul(%x, %a) node "large" origin self
+%v = MatMul(%u, %b) node "small" origin self
+output "y" = %y
+output "v" = %v
+"#;
+        let lowered = lowered_to(MODEL, "2:4", Precision::Int8, Variants::Auto);
+        let cuda = lowered.manifest.cuda.as_ref().unwrap();
+        let named: Vec<(&str, usize)> = names(&lowered).iter().map(|(name, _, sparse)| (*name, *sparse)).collect();
+        assert_eq!(named, [("sparse", 2), ("mixed", 1), ("dense", 0)]);
+        assert_eq!(cuda.variants[cuda.preferred(MANY)].name, "mixed");
+        let chosen: Vec<(&str, Option<&str>)> =
+            lowered.manifest.verdicts.iter().map(|v| (v.node.as_str(), v.cuda.as_deref())).collect();
+        assert!(chosen.contains(&("small", Some("i8 dense"))), "{chosen:?}");
+        assert!(
+            chosen.iter().any(|(node, cuda)| *node == "large" && cuda.is_some_and(|c| c.starts_with("i8 2:4"))),
+            "{chosen:?}"
+        );
+        lowered.writer.to_bytes(lowered.manifest).unwrap();
     }
 
     /// A group whose products are so many times as wide as K.

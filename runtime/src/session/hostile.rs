@@ -19,6 +19,7 @@ use crate::op::norm::*;
 use crate::op::quantize::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
 use crate::op::reduce::{ArgReduce, Cumulative, Reduce, ReduceKind, TopK};
 use crate::op::resize::{Coordinates, Interpolation, NearestRounding, Resize};
+use crate::op::rotary::Rotary;
 use crate::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
 use crate::op::{InputTypes, Op, Semantics, TensorType, for_each_op};
 use crate::plan::PlanWriter;
@@ -41,6 +42,8 @@ fn operators() -> Vec<(Op, &'static str)> {
     let pad = |mode| Op::from(Pad { mode, pads: pads.clone() });
     let scatter = |reduction| ScatterElements { axis: 1, reduction }.into();
     vec![
+        (Rotary { heads: 2, rotated: 4, interleaved: false }.into(), "f32[n,m,12] f32[n,m,2] f32[n,m,2]"),
+        (Rotary { heads: 2, rotated: 6, interleaved: true }.into(), "bf16[n,2,m,6] f32[n,m,3] f32[n,m,3]"),
         (Unary::Gelu.into(), "f32[n,3]"),
         (Unary::Elu { alpha: 0.5 }.into(), "f16[n,3]"),
         (Unary::Neg.into(), "i8[n,3]"),
