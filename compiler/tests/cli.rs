@@ -249,12 +249,14 @@ fn plans_for_gpus_need_nvrtc_and_run_on_the_cpu_too() {
     let cuda = &bench.run(&["inspect", "model.slide", "--json"]).json()["cuda"];
     let targets: Vec<_> = cuda["targets"].as_array().unwrap().iter().map(|t| t["architecture"].as_str().unwrap()).collect();
     assert_eq!(targets, ["sm_80", "sm_90a"]);
-    let launches = cuda["launches"].as_array().unwrap();
+    let variant = &cuda["variants"][0];
+    let launches = variant["launches"].as_array().unwrap();
     assert!(launches.iter().any(|l| l["library"] == "cuBLASLt") && launches.iter().any(|l| l["threads"].is_u64()), "{cuda}");
     let steps: usize = launches.iter().map(|l| l["steps"].as_array().unwrap().len()).sum();
-    assert_eq!(steps as u64, cuda["steps"].as_u64().unwrap());
+    assert_eq!(steps as u64, variant["steps"].as_u64().unwrap());
     let listed = bench.run(&["inspect", "model.slide", "--steps"]).ok().stdout;
     assert!(launches.iter().filter_map(|l| l["kernel"].as_str()).all(|kernel| listed.contains(kernel)), "{listed}");
+    assert!(listed.contains("the model's nodes and what they went into\n"), "{listed}");
     // No machine has so many GPUs; most that run this have no driver.
     for command in [&["run", "model.slide", "--random"][..], &["verify", "model.onnx", "model.slide"], &["bench", "model.slide"]]
     {
