@@ -10,6 +10,9 @@ use super::timer::Timer;
 const MOST_RUNS: u32 = 50;
 /// What a recording should take, so that the start of it and the resolution of the clock do not matter.
 const RECORDING: Duration = Duration::from_micros(200);
+/// Runs of a recording by which a small product is estimated, and replays of such a recording.
+const FEW_RUNS: u32 = 5;
+const ESTIMATES: u32 = 3;
 /// Candidates that are measured against each other at the end.
 const FINALISTS: usize = 4;
 /// Rounds of that, each with a replay of every finalist, in turn, so that what disturbs one disturbs all.
@@ -27,9 +30,10 @@ pub(super) struct Ranking<T> {
     pub untried: usize,
 }
 
-/// Measures `first` and what `make` gives for each of `others`, for about `budget`; what cannot be made or does not run is left out. The
-/// budget is for measuring: making a candidate and loading its kernel, which happens once in a process, take a few milliseconds more. Runs are
-/// recorded many at a time and replayed: the host takes longer to start a small product than the device to compute it.
+/// Measures `first` and what `make` gives for each of `others`, for about `budget` beyond what it takes to run each of them a few times, were
+/// they as fast as the first; what cannot be made or does not run is left out. The budget is for measuring: making a candidate and loading its
+/// kernel, which happens once in a process, take a few milliseconds more. Runs are recorded many at a time and replayed: the host takes longer
+/// to start a small product than the device to compute it.
 ///
 /// # Errors
 /// What `first` fails with, a device that fails, and a stream that is being captured or is the default stream.
@@ -43,8 +47,11 @@ pub(super) fn contest<C, T>(
 ) -> Result<Ranking<T>, CudaError> {
     let watch = Stopwatch { stream, timer: Timer::new(stream)? };
     watch.load(&|stream| run(&first, stream))?;
-    let mut deadline = Instant::now() + budget;
-    let mut tried = vec![(watch.estimate(&|stream| run(&first, stream))?, 0, first)];
+    let time = watch.estimate(FEW_RUNS, &|stream| run(&first, stream))?;
+    let runs = if time > RECORDING { 1 } else { FEW_RUNS };
+    let each = time * (1 + runs * ESTIMATES);
+    let mut deadline = Instant::now() + budget + each * u32::try_from(others.len()).unwrap_or(u32::MAX);
+    let mut tried = vec![(time, 0, first)];
     let mut untried = 0;
     for (position, other) in others.into_iter().enumerate() {
         let start = Instant::now();
@@ -55,7 +62,7 @@ pub(super) fn contest<C, T>(
         let Some(other) = make(other) else { continue };
         let loaded = watch.load(&|stream| run(&other, stream));
         deadline += start.elapsed();
-        match loaded.and_then(|()| watch.estimate(&|stream| run(&other, stream))) {
+        match loaded.and_then(|()| watch.estimate(runs, &|stream| run(&other, stream))) {
             Ok(time) => tried.push((time, position + 1, other)),
             // Refused; a device that has failed says so here.
             Err(_) => stream.synchronize()?,
@@ -105,13 +112,16 @@ impl Stopwatch<'_> {
         self.stream.synchronize()
     }
 
-    /// The device time of one run.
-    fn estimate(&self, work: Work<'_>) -> Result<Duration, CudaError> {
-        const RUNS: u32 = 5;
-        let recording = self.record(RUNS, work)?;
+    /// The device time of one run, from a recording of so many.
+    fn estimate(&self, runs: u32, work: Work<'_>) -> Result<Duration, CudaError> {
+        let recording = self.record(runs, work)?;
         // The first replay brings the recording to the device.
         self.replay(&recording)?;
-        Ok(self.replay(&recording)?.min(self.replay(&recording)?) / RUNS)
+        let mut least = Duration::MAX;
+        for _ in 1..ESTIMATES {
+            least = least.min(self.replay(&recording)?);
+        }
+        Ok(least / runs)
     }
 
     fn record(&self, runs: u32, work: Work<'_>) -> Result<GraphExec, CudaError> {

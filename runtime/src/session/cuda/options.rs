@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::trial::Patience;
 use crate::cuda::driver::DeviceAllocator;
 use crate::disk_cache::DiskCache;
 
@@ -91,7 +90,7 @@ pub enum Tuning {
 }
 
 impl Default for Tuning {
-    /// [`Tuning::Quick`] with 100 ms, which suffice to try everything for products of up to some hundred microseconds.
+    /// [`Tuning::Quick`] with 100 ms.
     fn default() -> Self {
         Tuning::Quick { budget: Duration::from_millis(100) }
     }
@@ -127,12 +126,12 @@ impl Tuning {
         }
     }
 
-    /// For how long, and in how many turns each, variants are measured; none when they are not to be.
-    pub(super) fn patience(self) -> Option<Patience> {
+    /// For how long variants are measured; none when they are not to be.
+    pub(super) fn trial(self) -> Option<Duration> {
         match self {
             Tuning::Off | Tuning::Remembered => None,
-            Tuning::Quick { budget } => Some(Patience { budget, turns: 15 }),
-            Tuning::Exhaustive => Some(Patience { budget: Duration::from_secs(3), turns: 101 }),
+            Tuning::Quick { budget } => Some(budget),
+            Tuning::Exhaustive => Some(Duration::from_secs(3)),
         }
     }
 

@@ -143,13 +143,13 @@ impl Runner {
             };
             // One session at a time measures: what runs beside it would disturb it.
             let mut alone = None;
-            let (rows, preferred, patience, fill) = loop {
+            let (rows, preferred, budget, fill) = loop {
                 match (self.variants.decide(&symbols)?, fill) {
                     (Decision::Certain(position), _) => return on_shape(cache, position, true),
                     (Decision::Measure { preferred, .. }, None) => return on_shape(cache, preferred, false),
                     // Another session may have measured it meanwhile.
                     (Decision::Measure { .. }, Some(_)) if alone.is_none() => alone = Some(self.variants.alone()),
-                    (Decision::Measure { rows, preferred, patience }, Some(fill)) => break (rows, preferred, patience, fill),
+                    (Decision::Measure { rows, preferred, budget }, Some(fill)) => break (rows, preferred, budget, fill),
                 }
             };
             // Runs that were started use the same memory.
@@ -162,7 +162,7 @@ impl Runner {
                     Err(e) => self.variants.leave_out(position, &e),
                 }
             }
-            let times = trial::times(&mut entrants, fill, recorder, fault, patience)?;
+            let times = trial::times(&mut entrants, fill, recorder, fault, budget)?;
             let fastest = self.variants.settle_measured(rows, entrants.iter().map(|e| e.position).zip(times).collect());
             let Entrant { gpu, bound, position } = entrants.swap_remove(fastest);
             if cache.holds(&bound) { Ok(OnShape { gpu, bound, settled: true }) } else { on_shape(cache, position, true) }

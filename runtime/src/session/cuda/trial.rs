@@ -1,8 +1,11 @@
 //! Which of a plan's variants is fastest on a shape: each is replayed in its turn, on the inputs at hand, and timed on the
 //! device.
+//!
+//! At a GPU's power limit a variant that draws more runs at lower clocks. So turns are as long as the time allows, and only the second half of
+//! each counts, when the clocks have followed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::SessionError;
 use super::Gpu;
@@ -10,12 +13,8 @@ use super::bound::Bound;
 use crate::cuda::driver::{DeviceBuffer, Stream};
 use crate::cuda::timer::Timer;
 
-/// What one turn takes, about, so that the start of it does not matter.
-const TURN: Duration = Duration::from_millis(1);
-/// Most replays in a turn.
-const MOST_REPLAYS: u32 = 20;
-/// Turns that each variant gets whatever the time.
-const FEWEST_TURNS: usize = 3;
+/// Turns of each variant.
+const TURNS: u32 = 3;
 /// By how much another must be faster than a dense variant, in hundredths, so that noise does not decide.
 const MARGIN: u128 = 1;
 
@@ -27,28 +26,20 @@ pub struct Entrant {
     pub bound: Bound,
 }
 
-/// How long a trial goes on.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For turns.
-    pub budget: Duration,
-    /// Most turns of each variant.
-    pub turns: usize,
-}
-
 /// Puts a run's inputs where a variant reads them.
 pub type Fill<'a> = &'a dyn Fn(&Gpu, &Bound, &Stream) -> Result<(), SessionError>;
 
-/// The time of a replay of each entrant: the median over its turns.
+/// The time of a replay of each entrant: the median over its turns, all of which together take about `budget`.
 pub fn times(
     entrants: &mut [Entrant],
     fill: Fill<'_>,
     stream: &Stream,
     fault: &DeviceBuffer,
-    patience: Patience,
+    budget: Duration,
 ) -> Result<Vec<Duration>, SessionError> {
     let timer = Timer::new(stream)?;
-    let mut replays = Vec::with_capacity(entrants.len());
+    let turn = budget / (TURNS * u32::try_from(entrants.len()).unwrap_or(u32::MAX).max(1));
+    let mut halves = Vec::with_capacity(entrants.len());
     for Entrant { gpu, bound, .. } in &mut *entrants {
         // All variants share an arena. The first time a graph is made, the second it comes onto the device.
         for _ in 0..2 {
@@ -57,18 +48,16 @@ pub fn times(
         }
         fill(gpu, bound, stream)?;
         let once = timer.time(|| bound.replay(gpu, stream, stream, fault))?;
-        replays.push((TURN.as_nanos() / once.as_nanos().max(1)).clamp(1, u128::from(MOST_REPLAYS)) as u32);
+        let replays = turn.as_nanos() / (2 * once.as_nanos().max(1));
+        halves.push(u32::try_from(replays).unwrap_or(u32::MAX).max(1));
     }
-    let deadline = Instant::now() + patience.budget;
     let mut times = vec![Vec::new(); entrants.len()];
-    for turn in 0..patience.turns.max(FEWEST_TURNS) {
-        if turn >= FEWEST_TURNS && Instant::now() >= deadline {
-            break;
-        }
-        for ((Entrant { gpu, bound, .. }, times), &replays) in entrants.iter_mut().zip(&mut times).zip(&replays) {
+    for _ in 0..TURNS {
+        for ((Entrant { gpu, bound, .. }, times), &half) in entrants.iter_mut().zip(&mut times).zip(&halves) {
             fill(gpu, bound, stream)?;
-            let all = timer.time(|| (0..replays).try_for_each(|_| bound.replay(gpu, stream, stream, fault)))?;
-            times.push(all / replays);
+            let mut replay = || (0..half).try_for_each(|_| bound.replay(gpu, stream, stream, fault));
+            replay()?;
+            times.push(timer.time(replay)? / half);
         }
     }
     Ok(times.into_iter().map(median).collect())

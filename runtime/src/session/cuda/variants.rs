@@ -10,7 +10,7 @@ use super::Gpu;
 use super::base::Base;
 use super::options::{CudaOptions, TimingsFile, Tuning};
 use super::report::{Because, CudaReport, VariantChoice};
-use super::trial::{self, Patience};
+use super::trial;
 use crate::cuda::m_bucket;
 use crate::dim::Bindings;
 use crate::plan::Plan;
@@ -42,7 +42,7 @@ pub enum Decision {
     /// The variant at this position runs.
     Certain(usize),
     /// The variants are to be measured for so many rows; the one at `preferred` has to run, others may be left out.
-    Measure { rows: u64, preferred: usize, patience: Patience },
+    Measure { rows: u64, preferred: usize, budget: Duration },
 }
 
 /// A variant's position, and the variant made ready.
@@ -125,8 +125,8 @@ impl Variants {
             return Ok(Decision::Certain(self.settle(rows, position, Because::Remembered, times)));
         }
         let preferred = cuda.preferred(rows);
-        Ok(match self.tuning.patience() {
-            Some(patience) if !self.base.kernels_only => Decision::Measure { rows, preferred, patience },
+        Ok(match self.tuning.trial() {
+            Some(budget) if !self.base.kernels_only => Decision::Measure { rows, preferred, budget },
             _ => Decision::Certain(self.settle(rows, preferred, Because::Estimated, Vec::new())),
         })
     }

@@ -10,7 +10,7 @@ mod write;
 use sliderun::op::Op;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
-use super::builder::{Form, Generated, KernelBuilder, ceil_div};
+use super::builder::{Form, Generated, KernelBuilder, Other, ceil_div};
 use super::pointwise;
 use super::{Readers, root};
 use rows::{Rows, Whole, by_element, cuts, is_held_type};
@@ -94,18 +94,33 @@ impl Chain {
 
     /// The kernel; `first` is the first step's position.
     pub fn kernel(&self, program: &Program, readers: &Readers, launch: usize, first: usize) -> Generated {
+        let steps = &program.steps[first..first + self.steps];
+        let rows = &self.rows;
+        let tile = if self.lead > 0 { Tile::new(rows, 4) } else { Tile::of(program, rows, steps) };
+        let name = steps.last().map_or("", |s| s.op.name());
+        let b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
+        let (b, form) = self.form(b, readers, first, &tile);
+        match tile.bulk(rows) {
+            None => b.finish_forms(form, Vec::new()),
+            Some(tile) => {
+                let (b, bulk) = self.form(b, readers, first, &tile);
+                b.finish_forms(form, vec![Other::bulk(bulk)])
+            }
+        }
+    }
+
+    /// The kernel with rows shared out like this.
+    fn form<'p>(&'p self, mut b: KernelBuilder<'p>, readers: &Readers, first: usize, tile: &Tile) -> (KernelBuilder<'p>, Form) {
         let Chain { lead, ref rows, .. } = *self;
+        let program = b.program();
         let positions = first..first + self.steps;
         let steps = &program.steps[positions.clone()];
-        let tile = if lead > 0 { Tile::new(rows, 4) } else { Tile::of(program, rows, steps) };
-        let name = steps.last().map_or("", |s| s.op.name());
-        let mut b = KernelBuilder::new(program, launch, &format!("rows_{name}"));
         let mut element = None;
         if lead > 0 {
             let (builder, body, value) = pointwise::element(b, &steps[..lead]);
             (b, element) = (builder, Some((body, value)));
         }
-        let mut writer = Writer::new(b, rows, &tile);
+        let mut writer = Writer::new(b, rows, tile);
         if let ([.., root], Some((body, value))) = (&steps[..lead], element) {
             writer.first(root, &body, &value);
             writer.store_for(readers, root.outputs[0], &positions);
@@ -132,8 +147,7 @@ impl Chain {
         // Of whole rows that fill half a multiprocessor's room, one block loads while another one calculates.
         let normalises = steps.iter().any(|s| matches!(s.op, Op::LayerNorm(_) | Op::RmsNorm(_)));
         let at_once = if rows.whole.is_some() && !normalises { AT_ONCE / threads } else { 0 };
-        let form = Form { blocks: ceil_div(&rows.count, tile.per_block), threads, shared_bytes: 0, at_once, body };
-        b.finish_forms(form, Vec::new())
+        (b, Form { blocks: ceil_div(&rows.count, tile.per_block), threads, shared_bytes: 0, at_once, body })
     }
 }
 

@@ -34,12 +34,24 @@ impl Tile {
         if widest > 1 && idle(&tile) { Tile::of_width(rows.length, widest / 2) } else { tile }
     }
 
+    /// For when there are rows enough for a whole GPU: fewer threads with more each, so that joining what they have gathered, and finding
+    /// their places, is a smaller part of the work. `None` where threads have as much already.
+    pub fn bulk(&self, rows: &Rows) -> Option<Tile> {
+        const ELEMENTS: usize = 32;
+        let vectors = rows.length / self.width;
+        let threads = vectors.div_ceil(ELEMENTS / self.width).next_multiple_of(WARP);
+        (threads < self.threads).then(|| Tile::of_threads(vectors, threads, self.width))
+    }
+
     fn of_width(length: usize, width: usize) -> Tile {
         // One vector a thread as long as several blocks fit on a multiprocessor: rows are short, and waiting is most of the work.
         const LARGE_BLOCK: usize = 512;
         let vectors = length / width;
         let each = vectors.div_ceil(LARGE_BLOCK);
-        let threads = vectors.div_ceil(each).next_multiple_of(WARP);
-        Tile { threads, per_block: if threads == WARP { 4 } else { 1 }, width, each }
+        Tile::of_threads(vectors, vectors.div_ceil(each).next_multiple_of(WARP), width)
+    }
+
+    fn of_threads(vectors: usize, threads: usize, width: usize) -> Tile {
+        Tile { threads, per_block: if threads == WARP { 4 } else { 1 }, width, each: vectors.div_ceil(threads) }
     }
 }
