@@ -324,6 +324,8 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
                     load_matrices(queries[k], panel + panel_offset(lane % 16, k % 4 * 2 + lane / 16));
                 }
                 pin(queries);
+                // All lanes have read before one says so.
+                __syncwarp();
                 arrive_warp(shared.queries_empty());
             }
             auto multiply_keys = [&](int slot) {

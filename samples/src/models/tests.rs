@@ -86,7 +86,7 @@ fn every_family_compiles_and_agrees_with_tract() {
         let verification = verify::verify(&session, &views, &expected, None).unwrap();
         assert!(verification.within(limit), "{name}, {options:?}: {:.1e}", verification.worst());
         assert!(!verification.outputs.is_empty());
-        for extents in [SHAPE, [1, 1, 0], [1, 128, 300], [16, 77, 1]] {
+        for extents in [SHAPE, [1, 1, 1], [1, 32, 300], [16, 27, 1]] {
             let size = session.arena_size(&bindings(extents)).unwrap();
             assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{name}, {options:?}, {extents:?}: {size:?}");
         }
