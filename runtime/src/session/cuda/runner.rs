@@ -72,7 +72,8 @@ impl Runner {
             Some(stream) => unsafe { Stream::borrow(context, stream.raw()) },
             None => Stream::new(context)?,
         };
-        let fault = DeviceBuffer::new(context, 4)?;
+        // Where no kernel may note a fault, nothing clears it again.
+        let fault = DeviceBuffer::from_host(&[0; 4], &recorder)?;
         let state = Mutex::new(State { bound: BoundCache::default(), fault, stream, recorder });
         Ok(Runner { variants, memory_limit, staging: Staging::default(), state })
     }
