@@ -87,6 +87,11 @@ impl DType {
         matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64 | DType::F8e4m3 | DType::F8e5m2)
     }
 
+    /// Whether this is f16, bf16 or f32: what most float operators take, and compute in f32.
+    pub fn computes_in_f32(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16 | DType::F32)
+    }
+
     /// Whether this is a float type that operators calculate in: any but the 8-bit ones.
     pub fn is_real(self) -> bool {
         matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)

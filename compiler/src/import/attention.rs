@@ -131,8 +131,7 @@ fn whole(cx: &mut NodeContext<'_>) -> Result<Option<Vec<ValueRef>>, Refusal> {
         0 => DType::F32,
         _ => cx.dtype_attribute("softmax_precision")?,
     };
-    let float =
-        matches!(cx.dtype(q), DType::F16 | DType::Bf16 | DType::F32) && cx.dtype(k) == cx.dtype(q) && cx.dtype(v) == cx.dtype(q);
+    let float = cx.dtype(q).computes_in_f32() && cx.dtype(k) == cx.dtype(q) && cx.dtype(v) == cx.dtype(q);
     let plain = cx.float_or("softcap", 0.0)? <= 0.0 && !cx.wants_output(3) && precision != DType::F64;
     if !float || !plain || causal && tokens != new || heads % kv_heads != 0 {
         return Ok(None);

@@ -2,7 +2,6 @@
 //!
 //! After `merge`, so that products that read one activation are one even where a function follows one of them (gate/up).
 
-use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::gemm::MatMul;
 
@@ -39,7 +38,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 
 /// Whether a value is a product of floats with a constant matrix, with nothing applied to it yet.
 fn is_weight_product(graph: &Graph, value: ValueRef) -> bool {
-    matches!(graph.ty(value).dtype, DType::F32 | DType::F16 | DType::Bf16)
+    graph.ty(value).dtype.computes_in_f32()
         && matches!(graph.node(value.node).op(), Some(Op::MatMul(MatMul { activation: None })))
         && graph.operand(value.node, 1).and_then(|w| graph.constant(w)).is_some_and(|w| w.shape.len() == 2)
 }

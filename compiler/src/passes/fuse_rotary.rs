@@ -218,7 +218,7 @@ fn recognise(
 ) -> Result<Option<Replacement>, PassError> {
     let root = ValueRef { node: id, slot: 0 };
     let ty = graph.ty(root).clone();
-    if !matches!(ty.dtype, DType::F32 | DType::F16 | DType::Bf16) || !matches!(ty.rank(), 3 | 4) {
+    if !ty.dtype.computes_in_f32() || !matches!(ty.rank(), 3 | 4) {
         return Ok(None);
     }
     let lead = ty.rank() - 1;

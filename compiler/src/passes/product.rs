@@ -1,6 +1,5 @@
 //! What the sparse passes see of a matrix product with a constant weight.
 
-use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::Unary;
 use sliderun::op::gemm::MatMul;
@@ -66,7 +65,7 @@ impl Product {
         if !weight::is_weight_type(constant.dtype) {
             return Some(format!("the weight is {}; f32, f16 or bf16 is needed", constant.dtype));
         }
-        if !matches!(activation.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        if !activation.dtype.computes_in_f32() {
             return Some(format!("the activation is {}; f32, f16 or bf16 is needed", activation.dtype));
         }
         if let Some(bias) = self.bias

@@ -84,7 +84,7 @@ impl Weight {
 
 /// Whether weights of this element type can be read.
 pub fn is_weight_type(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+    dtype.computes_in_f32()
 }
 
 fn widen(constant: &Constant) -> Result<Vec<f32>, WeightError> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{attribute, broadcasts_to, optional_typed, same_extent, typed};
+use super::check::{NARROW_REAL, attribute, broadcasts_to, optional_typed, same_extent, typed};
 use super::{InferError, InputTypes, Semantics, TensorType};
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -45,12 +45,7 @@ impl From<Written> for Attention {
     }
 }
 
-const FLOAT: &str = "f16, bf16 or f32";
 const MASK: &str = "bool, f32 or the query's type";
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::Bf16 | DType::F32)
-}
 
 /// What the axes of a query, key or value are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +94,7 @@ impl Semantics for Attention {
         if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || i64::try_from(heads).is_err() {
             return Err(attribute("kv_heads", format!("{heads} heads are no multiple of {kv_heads}")));
         }
-        let query = typed(inputs, 0, is_float, FLOAT)?;
+        let query = typed(inputs, 0, DType::computes_in_f32, NARROW_REAL)?;
         let same = |dtype| dtype == query.dtype;
         let (key, value) = (typed(inputs, 1, same, query.dtype.name())?, typed(inputs, 2, same, query.dtype.name())?);
         let mask = optional_typed(inputs, 3, |dtype| same(dtype) || matches!(dtype, DType::Bool | DType::F32), MASK)?;

@@ -9,6 +9,8 @@ use crate::dtype::DType;
 pub const NUMBER: &str = "an integer or a float of 16 bits or more";
 /// As [`NUMBER`], for [`DType::is_real`].
 pub const REAL: &str = "f16, bf16, f32 or f64";
+/// As [`NUMBER`], for [`DType::computes_in_f32`].
+pub const NARROW_REAL: &str = "f16, bf16 or f32";
 
 /// Input `i`, whose element type `accept` must take.
 pub fn typed<'a>(

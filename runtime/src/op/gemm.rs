@@ -84,7 +84,7 @@ impl Semantics for MatMul {
         let shape = matmul_shape(a, b)?;
         if let Some(bias) = inputs.optional(2) {
             expect_same(2, bias, a)?;
-            if !matches!(a.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+            if !a.dtype.computes_in_f32() {
                 return Err(InferError::DType { input: 2, actual: bias.dtype, expected: "f32, f16 or bf16" });
             }
             let fits = b.rank() == 2 && bias.rank() == 1 && may_equal(&bias.shape[0], &b.shape[1]);
@@ -106,7 +106,7 @@ impl Semantics for MatMul {
 /// Checks that a function gives f32, f16 or bf16 for the elements that it is applied to.
 pub(super) fn expect_activation(activation: Unary, to: &TensorType) -> Result<(), InferError> {
     let same = activation.infer(InputTypes(&[Some(to)]))?[0] == *to;
-    if same && matches!(to.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+    if same && to.dtype.computes_in_f32() {
         return Ok(());
     }
     Err(InferError::Attribute { name: "activation", reason: format!("{activation:?} of {} is no activation", to.dtype) })

@@ -65,7 +65,7 @@ fn scales(x: &TensorType, scale: &TensorType, zero: Option<&TensorType>, along: 
 
 /// The types that a scale may have.
 fn is_scale(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+    dtype.computes_in_f32()
 }
 
 impl Semantics for QuantizeLinear {

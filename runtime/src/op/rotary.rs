@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{attribute, may_equal, typed};
+use super::check::{NARROW_REAL, attribute, may_equal, typed};
 use super::{InferError, InputTypes, Semantics, TensorType};
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -22,12 +22,6 @@ pub struct Rotary {
     pub interleaved: bool,
 }
 
-const FLOAT: &str = "f16, bf16 or f32";
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::Bf16 | DType::F32)
-}
-
 impl Rotary {
     /// Tokens and a head's elements of `x`, when it has the rank.
     pub fn tokens_and_depth(&self, x: &TensorType) -> Option<(Dim, Dim)> {
@@ -42,7 +36,7 @@ impl Rotary {
 impl Semantics for Rotary {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
         inputs.at_most(3)?;
-        let x = typed(inputs, 0, is_float, FLOAT)?;
+        let x = typed(inputs, 0, DType::computes_in_f32, NARROW_REAL)?;
         let cos = typed(inputs, 1, |d| d == x.dtype || d == DType::F32, "f32 or the type of input 0")?;
         let sin = typed(inputs, 2, |d| d == cos.dtype, "the type of input 1")?;
         if !matches!(x.rank(), 3 | 4) {

@@ -114,7 +114,7 @@ impl Semantics for QuantLift {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
         inputs.at_most(1)?;
         let x = inputs.required(0)?;
-        if !matches!(x.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        if !x.dtype.computes_in_f32() {
             return Err(InferError::DType { input: 0, actual: x.dtype, expected: "f32, f16 or bf16" });
         }
         if accumulator(0, self.to).is_err() {
@@ -177,7 +177,7 @@ impl Semantics for Dequant {
         if !matches!(acc.dtype, DType::I32 | DType::F32 | DType::F16 | DType::Bf16) {
             return Err(InferError::DType { input: 0, actual: acc.dtype, expected: "i32, f32, f16 or bf16" });
         }
-        if !matches!(self.to, DType::F32 | DType::F16 | DType::Bf16) {
+        if !self.to.computes_in_f32() {
             return Err(InferError::Attribute { name: "to", reason: format!("{} is not one of f32, f16, bf16", self.to) });
         }
         let (rows, n) = rows(0, acc)?;

@@ -42,28 +42,42 @@ const MOST_TRIES: usize = 64;
 pub fn plan(buffers: &[Lifetime]) -> Option<Layout> {
     let sizes = buffers.iter().map(|b| b.bytes.checked_next_multiple_of(ALIGN)).collect::<Option<Vec<_>>>()?;
     let lower_bound = lower_bound(buffers, &sizes)?;
-    let mut order: Vec<usize> = (0..buffers.len()).filter(|&i| sizes[i] > 0).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), i));
-    let (mut best, mut highest) = place(buffers, &sizes, &order)?;
+    let mut order = largest_first(&sizes);
+    let mut placed = place(buffers, &sizes, &order)?;
+    let mut best = (placed.total, placed.offsets);
     let tries = (SEARCH / order.len().pow(2).max(1)).min(MOST_TRIES);
     for _ in 0..tries {
-        if best.total == lower_bound {
+        if best.0 == lower_bound {
             break;
         }
         // What sticks out at the end found no place below: it chooses first the next time.
-        let Some(at) = order.iter().position(|i| Some(*i) == highest) else { break };
+        let Some(at) = order.iter().position(|i| Some(*i) == placed.highest) else { break };
         order[..=at].rotate_right(1);
-        let (next, end) = place(buffers, &sizes, &order)?;
-        highest = end;
-        if next.total < best.total {
-            best = next;
+        placed = place(buffers, &sizes, &order)?;
+        if placed.total < best.0 {
+            best = (placed.total, placed.offsets);
         }
     }
-    Some(Layout { lower_bound, ..best })
+    Some(Layout { offsets: best.1, total: best.0, lower_bound })
 }
 
-/// A layout without its lower bound, and the buffer that ends last: each buffer, in this order, in the smallest gap that has room for it.
-fn place(buffers: &[Lifetime], sizes: &[usize], order: &[usize]) -> Option<(Layout, Option<usize>)> {
+/// The buffers that have a size, the largest first.
+fn largest_first(sizes: &[usize]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sizes.len()).filter(|&i| sizes[i] > 0).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), i));
+    order
+}
+
+/// Where buffers lie by one order.
+struct Placed {
+    offsets: Vec<usize>,
+    total: usize,
+    /// The buffer that ends last.
+    highest: Option<usize>,
+}
+
+/// Each buffer, in this order, in the smallest gap that has room for it.
+fn place(buffers: &[Lifetime], sizes: &[usize], order: &[usize]) -> Option<Placed> {
     let mut offsets = vec![0; buffers.len()];
     let (mut total, mut highest) = (0usize, None);
     // Placed buffers as (offset, end, index), sorted.
@@ -91,7 +105,7 @@ fn place(buffers: &[Lifetime], sizes: &[usize], order: &[usize]) -> Option<(Layo
         let at = placed.partition_point(|p| *p < entry);
         placed.insert(at, entry);
     }
-    Some((Layout { offsets, total, lower_bound: 0 }, highest))
+    Some(Placed { offsets, total, highest })
 }
 
 fn lower_bound(buffers: &[Lifetime], sizes: &[usize]) -> Option<usize> {
@@ -137,9 +151,7 @@ mod tests {
         let spec = [(9, 3, 3), (8, 1, 4), (7, 5, 6), (6, 4, 6)];
         let buffers: Vec<_> = spec.iter().map(|&(kib, first, last)| Lifetime { bytes: kib << 10, first, last }).collect();
         let sizes: Vec<usize> = buffers.iter().map(|b| b.bytes).collect();
-        let mut order: Vec<usize> = (0..buffers.len()).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), i));
-        let (greedy, _) = place(&buffers, &sizes, &order).unwrap();
+        let greedy = place(&buffers, &sizes, &largest_first(&sizes)).unwrap();
         let layout = plan(&buffers).unwrap();
         assert_eq!((greedy.total, layout.total, layout.lower_bound), (23 << 10, 17 << 10, 17 << 10));
     }

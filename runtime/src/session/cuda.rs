@@ -24,7 +24,7 @@ pub use measure::{LaunchTime, LaunchTimes, LaunchWork};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::SessionError;
@@ -143,6 +143,11 @@ impl Gpu {
             _ => Ok(self.program.constant(value, shape)?),
         }
     }
+}
+
+/// What a mutex holds, also where a thread has panicked that held it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What took how long.

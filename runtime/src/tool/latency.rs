@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+/// A time in microseconds.
+pub fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// A time in milliseconds.
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// A summary of latencies in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 #[allow(missing_docs)]
@@ -18,7 +28,7 @@ pub struct Latency {
 impl Latency {
     /// The summary; `None` of no runs. A percentile is the smallest latency that at least so many of a hundred runs do not exceed.
     pub fn of(latencies: &[Duration]) -> Option<Latency> {
-        let mut ms: Vec<f64> = latencies.iter().map(|d| d.as_secs_f64() * 1e3).collect();
+        let mut ms: Vec<f64> = latencies.iter().copied().map(ms).collect();
         ms.sort_by(f64::total_cmp);
         let (first, last) = (*ms.first()?, *ms.last()?);
         let percentile = |p: usize| ms[(ms.len() * p).div_ceil(100).max(1) - 1];

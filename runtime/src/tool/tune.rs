@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::latency::micros;
 use super::{Target, ToolError, random, symbols};
 use crate::dim::Bindings;
 use crate::disk_cache::DiskCache;
@@ -72,7 +73,6 @@ pub fn tune(options: &TuneOptions, out: &mut dyn Write) -> Result<(), ToolError>
 
 /// What a session has measured.
 fn records(report: &CudaReport, plan: &str) -> Vec<Timed> {
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let product = |c: &ProductChoice| Some(Timed::Product(ProductTime { product: c.product?, micros: micros(c.best) }));
     let variants = |c: &VariantChoice| {
         let times: BTreeMap<String, f64> = c.times.iter().map(|(name, time)| (name.clone(), micros(*time))).collect();
@@ -88,7 +88,7 @@ fn records(report: &CudaReport, plan: &str) -> Vec<Timed> {
 /// Those of `out`.
 pub fn write_variants(choices: &[VariantChoice], out: &mut dyn Write) -> Result<(), ToolError> {
     for choice in choices {
-        let time = |(name, time): &(String, Duration)| format!("{name} {:.1} µs", time.as_secs_f64() * 1e6);
+        let time = |(name, time): &(String, Duration)| format!("{name} {:.1} µs", micros(*time));
         let times: Vec<String> = choice.times.iter().map(time).collect();
         let times = if times.is_empty() { String::new() } else { format!(": {}", times.join(", ")) };
         writeln!(out, "  variant {} for {} rows, {}{times}", choice.variant, choice.rows, choice.because)?;
@@ -98,9 +98,8 @@ pub fn write_variants(choices: &[VariantChoice], out: &mut dyn Write) -> Result<
 
 /// A line of the table.
 pub fn line(choice: &ProductChoice) -> String {
-    let us = |d: Duration| d.as_secs_f64() * 1e6;
     let algorithm: String = choice.algorithm.as_deref().unwrap_or("default").chars().take(10).collect();
-    let (default, best, tried) = (us(choice.default), us(choice.best), choice.tried);
+    let (default, best, tried) = (micros(choice.default), micros(choice.best), choice.tried);
     format!("  {default:>10.2} {best:>10.2} {tried:>6}  {algorithm:<10} {}", choice.problem)
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
-use super::latency::Latency;
+use super::latency::{Latency, micros, ms};
 use super::run::{file_name, read_input, save};
 use super::{Target, ToolError};
 #[cfg(feature = "cuda")]
@@ -108,7 +108,7 @@ impl Turns {
         };
         #[cfg(not(feature = "cuda"))]
         let variant: Option<String> = None;
-        Ok(json!({ "first_run_ms": ms(first), "run_us": ms(self.each) * 1e3, "variant": variant }))
+        Ok(json!({ "first_run_ms": ms(first), "run_us": micros(self.each), "variant": variant }))
     }
 
     fn write(&self, folder: &Path) -> Result<Json, ToolError> {
@@ -133,7 +133,7 @@ impl Turns {
             Device::Cuda(_) => self.session.steady_replay_time(&self.views(), u32::try_from(runs).unwrap_or(u32::MAX))?,
             _ => self.times(runs)?.iter().sum::<Duration>() / runs as u32,
         };
-        Ok(json!({ "runs": runs, "run_us": ms(each) * 1e3 }))
+        Ok(json!({ "runs": runs, "run_us": micros(each) }))
     }
 
     /// Times of runs that are waited for.
@@ -167,8 +167,4 @@ impl Turns {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.ok_or_else(|| format!("'{text}' is no number of seconds"))
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -161,7 +161,7 @@ impl Architecture {
         if options.embeddings && !matches!(self.family, Family::Encoder(_)) {
             return Err(refuse("embeddings", "encoders"));
         }
-        if !matches!(options.dtype, DType::F32 | DType::Bf16 | DType::F16) {
+        if !options.dtype.computes_in_f32() {
             return Err(GenerateError::UnsupportedType(options.dtype));
         }
         if !OPSETS.contains(&options.opset) {

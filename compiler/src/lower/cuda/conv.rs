@@ -1,7 +1,6 @@
 //! Convolutions that no pass has made a matrix product.
 
 use sliderun::dim::Dim;
-use sliderun::dtype::DType;
 use sliderun::op::conv::Conv;
 use sliderun::plan::manifest::{Program, Step};
 
@@ -22,7 +21,7 @@ pub fn kernel(program: &Program, launch: usize, step: &Step, op: &Conv) -> Resul
     let operand = |i: usize| step.inputs.get(i).copied().flatten();
     let (Some(x), Some(w)) = (operand(0), operand(1)) else { return Err("Conv without its operands".into()) };
     let (from, weights, result) = (b.ty(x).clone(), b.ty(w).clone(), b.ty(step.outputs[0]).clone());
-    if !matches!(from.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+    if !from.dtype.computes_in_f32() {
         return Err(format!("Conv of {}", from.dtype));
     }
     let (Some(filters), Some(channels)) = (weights.shape[0].as_usize(), weights.shape[1].as_usize()) else {

@@ -26,10 +26,6 @@ fn ty(program: &Program, id: ValueId) -> &TensorType {
     &program.values[id.0 as usize].ty
 }
 
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
-}
-
 /// What is computed before the rows are split.
 enum Source {
     /// Nothing but a conversion.
@@ -122,7 +118,7 @@ impl Heads {
         }
         let (source, lead) = source(program, readers, start, root(program, whole));
         let (rows, steps) = ([batch.clone(), tokens.clone()], lead.into_iter().chain([start]).collect());
-        is_float(whole_ty.dtype).then_some(Heads { source, rows, length, parts, steps })
+        whole_ty.dtype.computes_in_f32().then_some(Heads { source, rows, length, parts, steps })
     }
 
     /// Takes a step in, if it belongs to the others. Says whether it does.
@@ -130,7 +126,7 @@ impl Heads {
         let step = &program.steps[at];
         let ([out], Some(Some(x))) = (step.outputs.as_slice(), step.inputs.first()) else { return false };
         let (x_ty, out_ty, from) = (ty(program, *x), ty(program, *out), root(program, *x));
-        if !is_float(out_ty.dtype) {
+        if !out_ty.dtype.computes_in_f32() {
             return false;
         }
         let Some(part) = self.parts.iter().position(|p| p.values.iter().any(|v| v.value == from)) else { return false };
@@ -205,10 +201,11 @@ impl Heads {
         for part in &self.parts {
             let mut stores = String::new();
             for stored in part.values.iter().filter(|v| readers.beyond(v.value, &positions)) {
-                let (to, types) = (b.output(stored.value), stored.types.iter().rev().map(|t| element_type(*t)));
+                let (to, last) = (b.output(stored.value), stored.types.len() - 1);
                 // The last one's rounding is the store, the first one's is done.
-                let types: Vec<&str> = types.take((stored.types.len() - 1).max(1)).collect();
-                let types = types[..1].iter().chain(types[1..].iter().rev()).copied().collect::<Vec<_>>().join(", ");
+                let between = stored.types.iter().take(last).skip(1);
+                let types: Vec<&str> = [&stored.types[last]].into_iter().chain(between).map(|t| element_type(*t)).collect();
+                let types = types.join(", ");
                 let place = match stored.heads_first {
                     None => format!("at.row * {} + column", part.columns),
                     Some((heads, depth)) => format!("slide::heads_first<{heads}, {depth}>(at, column, {tokens})"),
@@ -288,7 +285,7 @@ fn source(program: &Program, readers: &Readers, first: usize, whole: ValueId) ->
     let converted = |value: ValueId, reader: usize| {
         let at = only(value, reader).filter(|at| matches!(program.steps[*at].op, Op::Cast(_)))?;
         let from = root(program, program.steps[at].inputs[0]?);
-        is_float(ty(program, from).dtype).then_some((at, from))
+        ty(program, from).dtype.computes_in_f32().then_some((at, from))
     };
     if let Some(at) = only(whole, first)
         && matches!(program.steps[at].op, Op::Dequant(op) if op.activation.is_none())
@@ -319,7 +316,7 @@ fn source(program: &Program, readers: &Readers, first: usize, whole: ValueId) ->
         } else {
             return None;
         };
-        let types = ty(program, row).dtype == sum.dtype && is_float(sum.dtype);
+        let types = ty(program, row).dtype == sum.dtype && sum.dtype.computes_in_f32();
         (matches!(step.op, Op::Binary(Binary::Add)) && types && ty(program, x).elements() == sum.elements())
             .then_some((root(program, x), row))
     };

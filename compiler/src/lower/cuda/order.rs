@@ -23,12 +23,12 @@ pub fn order(program: &mut Program) {
 fn tables(program: &mut Program) {
     let readers = Readers::new(program);
     let operands = |step: &Step| -> Vec<ValueId> { step.inputs.iter().flatten().map(|id| super::root(program, *id)).collect() };
-    let mut tables: Vec<Vec<ValueId>> = Vec::new();
+    let mut tables: Vec<[ValueId; 2]> = Vec::new();
     for step in &program.steps {
         if let (Op::Rotary(_), [_, cos, sin]) = (&step.op, &operands(step)[..])
-            && !tables.contains(&vec![*cos, *sin])
+            && !tables.contains(&[*cos, *sin])
         {
-            tables.push(vec![*cos, *sin]);
+            tables.push([*cos, *sin]);
         }
     }
     let mut together = Vec::new();

@@ -1,7 +1,6 @@
 //! Softmax and normalisations over the last axis, and what else takes whole rows: the sparse method's own kernels.
 
 use sliderun::dim::Dim;
-use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::sparse::{Dequant, QuantLift};
 use sliderun::plan::manifest::{Program, Step, ValueId};
@@ -61,7 +60,7 @@ pub fn rows(program: &Program, launch: usize, step: &Step) -> Result<Generated, 
     let x = operand(step, 0);
     let ty = b.ty(x).clone();
     let last = ty.rank().saturating_sub(1);
-    if !matches!(ty.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+    if !ty.dtype.computes_in_f32() {
         return Err(format!("{} of {}", step.op.name(), ty.dtype));
     }
     let axis = match &step.op {

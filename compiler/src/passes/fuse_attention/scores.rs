@@ -2,7 +2,6 @@
 //!
 //! Must not know: where queries and keys come from, what masks mean.
 
-use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Unary};
 use sliderun::op::gemm::MatMul;
@@ -60,7 +59,7 @@ pub fn product(graph: &Graph, value: ValueRef) -> Option<[ValueRef; 2]> {
 /// Whether a value is its operand in another float type.
 fn cast(graph: &Graph, value: ValueRef) -> Option<ValueRef> {
     let from = graph.operand(value.node, 0)?;
-    let float = |v: ValueRef| matches!(graph.ty(v).dtype, DType::F16 | DType::Bf16 | DType::F32);
+    let float = |v: ValueRef| graph.ty(v).dtype.computes_in_f32();
     (matches!(graph.producer(value)?, Op::Cast(_)) && float(value) && float(from)).then_some(from)
 }
 

@@ -36,7 +36,7 @@ fn elements<'a, T: Number>(operator: &'static str, view: TensorView<'a>) -> Resu
 
 /// Whether products of this type are computed in f32.
 fn in_f32(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+    dtype.computes_in_f32()
 }
 
 /// Packs a constant right-hand matrix of a type that is computed in f32.

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::super::SessionError;
 use super::super::program::{Program, Source};
 use super::options::CudaOptions;
 use super::plans::Plans;
-use super::{Laps, LoadTimes};
+use super::{Laps, LoadTimes, lock};
 use crate::cuda::cusparselt::SparseWeight;
 use crate::cuda::driver::{Context, DeviceBuffer, Driver, Function, Module, Stream};
 use crate::cuda::nvml::driver_version;
@@ -66,10 +66,6 @@ impl<K, T> Default for Kept<K, T> {
     fn default() -> Self {
         Kept(Mutex::default())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Base {

@@ -104,6 +104,7 @@ impl Runner {
             // Libraries load kernels at their first use, which a capture does not allow.
             prepare(last)?;
             gpu.check_fault(read_fault(fault, stream)?)?;
+            let before = |at: usize| at.checked_sub(1).unwrap_or(last);
             let all: Vec<usize> = (0..count).collect();
             let whole = settled_time(gpu, bound, &all, stream)?;
             let mut alone = Vec::with_capacity(count);
@@ -112,14 +113,10 @@ impl Runner {
                 prepare(at)?;
                 alone.push(settled_time(gpu, bound, &[at], stream)?);
                 // The pair may overwrite its own operands, whose memory is free by then: that may change values, and nothing else.
-                let before = at.checked_sub(1).unwrap_or(last);
-                behind.push(if before == at { alone[at] * 2 } else { settled_time(gpu, bound, &[before, at], stream)? });
+                behind.push(settled_time(gpu, bound, &[before(at), at], stream)?);
             }
-            let times = (0..count).map(|at| {
-                let before = alone[at.checked_sub(1).unwrap_or(last)];
-                (behind[at] + alone[at]).saturating_sub(before) / 2
-            });
-            Ok(LaunchTimes { launches: times.enumerate().map(|(at, time)| describe(gpu, bound, at, time)).collect(), whole })
+            let time = |at: usize| (behind[at] + alone[at]).saturating_sub(alone[before(at)]) / 2;
+            Ok(LaunchTimes { launches: (0..count).map(|at| describe(gpu, bound, at, time(at))).collect(), whole })
         })
     }
 

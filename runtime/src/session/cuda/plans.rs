@@ -8,12 +8,13 @@ mod rivals;
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 pub use choice::ProductChoice;
 pub use rivals::Rivals;
 
+use super::lock;
 use super::options::Tuning;
 use super::report::WeightCounts;
 use crate::cuda::cublaslt::{self, CublasLt, DenseAlgorithm, DenseMatmul, DenseOperands, DenseProblem};
@@ -91,7 +92,7 @@ impl Plans {
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.made)
     }
 
     /// The plan of a sparse product; `weight` is one that it is for.

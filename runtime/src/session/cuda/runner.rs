@@ -1,7 +1,7 @@
 //! Runs of a loaded plan, one after the other on one stream: inputs onto the device, the graph of the shape, outputs away, and
 //! the host waits only when it wants to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::program::Source;
 use super::super::{SessionError, SessionOptions, inputs};
@@ -181,7 +181,7 @@ impl Runner {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.state)
     }
 
     /// Puts a run into the stream.

@@ -1,6 +1,6 @@
 //! Page-locked host memory that tensors pass through on their way to and from the device, so that the host need not wait for copies.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::cuda::CudaError;
 use crate::cuda::driver::{Context, PinnedBuffer};
@@ -18,7 +18,7 @@ pub struct Staging(Mutex<Vec<PinnedBuffer>>);
 impl Staging {
     /// A buffer of at least so many bytes, that is nobody else's until it is put back.
     pub fn take(&self, context: &Context, bytes: usize) -> Result<PinnedBuffer, CudaError> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = super::lock(&self.0);
         if let Some(at) = free.iter().position(|b| b.len() >= bytes) {
             return Ok(free.swap_remove(at));
         }
@@ -29,7 +29,7 @@ impl Staging {
 
     /// Puts a buffer back, which no stream uses any more.
     pub fn put_back(&self, buffer: PinnedBuffer) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = super::lock(&self.0);
         if free.len() < MOST_KEPT {
             free.push(buffer);
         }

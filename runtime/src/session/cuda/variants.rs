@@ -1,16 +1,16 @@
 //! The variants of a plan on a GPU: each made ready when a shape first needs it, and which one that is.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::super::program::named_variant;
 use super::super::{Port, SessionError, SessionOptions};
-use super::Gpu;
 use super::base::Base;
 use super::options::{CudaOptions, TimingsFile, Tuning};
 use super::report::{Because, CudaReport, VariantChoice};
 use super::trial;
+use super::{Gpu, lock};
 use crate::cuda::m_bucket;
 use crate::dim::Bindings;
 use crate::plan::Plan;
@@ -47,10 +47,6 @@ pub enum Decision {
 
 /// A variant's position, and the variant made ready.
 type Ready = (usize, Arc<Gpu>);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Variants {
     /// For the device of this ordinal. Where it is certain which variant runs, that is made ready.

@@ -12,6 +12,7 @@ use crate::session::{LaunchTime, LaunchTimes, LaunchWork, Rivals, Session, Sessi
 use crate::tensor::TensorView;
 use crate::tool::ToolError;
 use crate::tool::gpu::ceilings::Ceilings;
+use crate::tool::latency::micros;
 
 /// See the module documentation. Empty where it was not measured.
 #[derive(Default)]
@@ -199,9 +200,4 @@ impl Row<'_> {
     fn gb_per_s(&self) -> f64 {
         self.bytes as f64 / self.time.as_secs_f64().max(1e-9) / 1e9
     }
-}
-
-/// In microseconds.
-pub fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }

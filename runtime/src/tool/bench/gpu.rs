@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
-use super::breakdown::{Breakdown, micros};
+use super::breakdown::Breakdown;
 use crate::cuda::driver::Context;
 use crate::cuda::nvml::{Monitor, driver_version};
 use crate::session::{Session, SessionError};
 use crate::tensor::TensorView;
 use crate::tool::ToolError;
 use crate::tool::gpu::clocks::{Clocks, Watch};
-use crate::tool::latency::Latency;
+use crate::tool::latency::{Latency, micros};
 
 /// Fewest replays that are timed, and how many between two looks at the clock.
 const REPLAYS: usize = 200;

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use crate::session::{CudaReport, ProductChoice, VariantChoice};
 use crate::tool::ToolError;
+use crate::tool::latency::{micros, ms};
 use crate::tool::tune::write_variants;
 
 /// Where the time of loading went, and what was chosen.
 pub fn write_loaded(report: &CudaReport, out: &mut dyn Write) -> Result<(), ToolError> {
-    let parts: Vec<_> = report.load.iter().map(|(what, time)| format!("{what} {:.1}", time.as_secs_f64() * 1e3)).collect();
+    let parts: Vec<_> = report.load.iter().map(|(what, time)| format!("{what} {:.1}", ms(*time))).collect();
     writeln!(out, "  loading, ms: {}", parts.join(", "))?;
     let remembered = report.choices.iter().filter(|c| c.remembered).count();
     writeln!(
@@ -32,15 +32,14 @@ pub fn write_loaded(report: &CudaReport, out: &mut dyn Write) -> Result<(), Tool
 
 /// The same as JSON.
 pub fn json_loaded(report: &CudaReport) -> Json {
-    let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let choice = |c: &ProductChoice| {
         json!({
-            "product": c.problem, "algorithm": c.algorithm, "default_us": ms(c.default) * 1e3, "best_us": ms(c.best) * 1e3,
+            "product": c.problem, "algorithm": c.algorithm, "default_us": micros(c.default), "best_us": micros(c.best),
             "tried": c.tried, "untried": c.untried, "remembered": c.remembered,
         })
     };
     let chosen = |c: &VariantChoice| {
-        let times: BTreeMap<&str, f64> = c.times.iter().map(|(name, time)| (name.as_str(), ms(*time) * 1e3)).collect();
+        let times: BTreeMap<&str, f64> = c.times.iter().map(|(name, time)| (name.as_str(), micros(*time))).collect();
         json!({ "rows": c.rows, "variant": c.variant, "because": c.because.to_string(), "times_us": times })
     };
     json!({

@@ -1,7 +1,6 @@
 //! What a GPU computes with the CPU's numbers, to the bit: where a launch keeps such values in registers and quantizes them, no quantized value
 //! may differ.
 
-use crate::dtype::DType;
 use crate::op::Op;
 use crate::op::elementwise::{Binary, Unary};
 
@@ -52,7 +51,7 @@ pub fn is_exact(op: &Op) -> bool {
         Op::Binary(f) => {
             matches!(f, Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Max | Binary::Min | Binary::PRelu)
         }
-        Op::Cast(op) => matches!(op.to, DType::F32 | DType::F16 | DType::Bf16),
+        Op::Cast(op) => op.to.computes_in_f32(),
         Op::Where(_) | Op::Clip(_) | Op::QuantLift(_) => true,
         op => op.moves_elements(),
     }
@@ -61,6 +60,7 @@ pub fn is_exact(op: &Op) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DType;
     use crate::op::elementwise::Cast;
     use crate::op::norm::RmsNorm;
     use crate::op::sparse::Dequant;

@@ -50,7 +50,7 @@ pub enum Operand {
 
 /// Whether rows of such elements are held.
 pub fn is_held_type(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+    dtype.computes_in_f32()
 }
 
 /// Whether a step calculates each element of a row from the same places of others.
