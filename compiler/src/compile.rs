@@ -31,6 +31,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::calibration::CalibrationError;
 use crate::cost::Measured;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
@@ -90,6 +91,9 @@ pub enum CompileError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Import(#[from] ImportErrors),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Calibration(#[from] CalibrationError),
     #[error(transparent)]
     #[diagnostic(transparent)]
     Pass(#[from] PipelineError),
@@ -176,6 +180,9 @@ fn compile_from(
     observer.stage(Stage::Import);
     let symbols = options.shapes.iter().map(|s| (s.name.clone(), (s.min, s.max))).collect();
     let imported = import(model, &ImportOptions { symbols, freeze: options.freeze.clone() })?;
+    if let Some(calibration) = &options.calibration {
+        calibration.check(&imported)?;
+    }
     clock.lap(Stage::Import);
     observer.stage(Stage::Passes);
     let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
@@ -291,6 +298,9 @@ fn spelled(options: &CompileOptions) -> Vec<String> {
         out.push(format!("--shape={}", list(options.shapes.iter().map(range).collect())));
     }
     out.extend(options.freeze.keys().map(|name| format!("--freeze={name}")));
+    if let Some(calibration) = &options.calibration {
+        out.push(format!("--calib={}", calibration.digest().to_hex()));
+    }
     if options.strict {
         out.push("--strict".to_owned());
     }

@@ -9,7 +9,9 @@ use sliderun::timings::Timings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use crate::calibration::Calibration;
 use crate::ir::Constant;
 
 /// Everything that shapes a plan beside the model itself. The default changes no numbers.
@@ -21,6 +23,8 @@ pub struct CompileOptions {
     pub precision: Precision,
     /// How weights that do not satisfy the pattern asked for are made to.
     pub prune: PruneMethod,
+    /// What the model is run on where a decision needs its activations; what is synthetic when `None`.
+    pub calibration: Option<Arc<Calibration>>,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
     /// How many variants a plan for GPUs has.
@@ -48,6 +52,7 @@ impl Default for CompileOptions {
             sparsity: SparsityRequest::Auto,
             precision: Precision::Auto,
             prune: PruneMethod::None,
+            calibration: None,
             strict: false,
             variants: Variants::Auto,
             timings: Timings::default(),

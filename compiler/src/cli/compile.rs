@@ -43,6 +43,10 @@ pub struct Compile {
     /// How to make weights satisfy the pattern: none or magnitude
     #[arg(long, value_name = "METHOD", default_value = "none", value_parser = values::prune_method)]
     prune: PruneMethod,
+    /// Inputs such as the model sees in use, by which --prune weighs weights: a .npz file that has one batch of all inputs by name, or a folder
+    /// of them; random ones without
+    #[arg(long, value_name = "FILE.npz|DIR")]
+    calib: Option<PathBuf>,
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     precision: Precision,
@@ -115,6 +119,7 @@ impl Compile {
             sparsity: self.sparsity,
             precision: self.precision,
             prune: self.prune,
+            calibration: values::calibration(self.calib.as_deref())?,
             strict: self.strict,
             variants: self.variants,
             timings: self.timings()?,

@@ -4,11 +4,13 @@ use sliderun::dim::Bindings;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::tool::run::read_input;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use super::failure::Failure;
+use super::failure::{Complaint, Failure};
 use super::inputs::finish;
+use crate::calibration::Calibration;
 use crate::ir::Constant;
 use crate::options::PruneMethod;
 
@@ -48,6 +50,18 @@ pub fn load_all(files: &[NamedFile]) -> super::Result<BTreeMap<String, Constant>
         }
     }
     Ok(out)
+}
+
+/// Calibration data, where it is given.
+///
+/// # Errors
+/// Files that cannot be read or cannot be data of any model.
+pub fn calibration(path: Option<&Path>) -> super::Result<Option<Arc<Calibration>>> {
+    let read = |path: &Path| {
+        let what = || format!("the calibration data '{}' was not read", path.display());
+        Calibration::read(path).map(Arc::new).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))
+    };
+    path.map(read).transpose()
 }
 
 /// `NAME=MIN..MAX` or `NAME=VALUE`.

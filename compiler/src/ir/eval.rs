@@ -1,5 +1,5 @@
 //! A graph interpreter on the CPU kernels, one operator after the other: what a graph computes, without a plan. For tests of
-//! passes and for calibration; memory and speed are no concern.
+//! passes, where memory and speed are no concern; calibration walks through graphs step by step.
 
 use sliderun::cpu;
 use sliderun::dim::{Bindings, Dim, DimError};
@@ -56,7 +56,8 @@ pub fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<Eval
         out.values.insert(ValueRef { node: id, slot: 0 }, tensor);
     }
     for id in graph.schedule() {
-        for (slot, tensor) in run(graph, id, &out)?.into_iter().enumerate() {
+        let results = step(graph, id, &out.bindings, |v| out.values[&v].view())?;
+        for (slot, tensor) in results.into_iter().enumerate() {
             out.values.insert(ValueRef { node: id, slot }, tensor);
         }
     }
@@ -68,7 +69,10 @@ fn type_of(t: &Tensor) -> TensorType {
 }
 
 /// The symbols' values: those that are an extent of an input by themselves; everything else must then agree.
-fn bind(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<Bindings, EvaluateError> {
+///
+/// # Errors
+/// Inputs that are missing, of another type, or whose extents do not agree.
+pub(crate) fn bind(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<Bindings, EvaluateError> {
     let mut bindings = Bindings::new();
     let mut given = Vec::new();
     for id in graph.inputs() {
@@ -97,12 +101,21 @@ fn concrete(ty: &TensorType, bindings: &Bindings) -> Result<TensorType, DimError
     Ok(TensorType::new(ty.dtype, shape))
 }
 
-fn run(graph: &Graph, id: NodeId, so_far: &Evaluation) -> Result<Vec<Tensor>, EvaluateError> {
+/// Runs one operator of a graph; `value` gives its operands, aligned.
+///
+/// # Errors
+/// Extents that the bindings do not determine, and what the kernel finds wrong in data.
+pub(crate) fn step<'v>(
+    graph: &Graph,
+    id: NodeId,
+    bindings: &Bindings,
+    value: impl Fn(ValueRef) -> TensorView<'v>,
+) -> Result<Vec<Tensor>, EvaluateError> {
     let node = graph.node(id);
     let dim_error = |source| EvaluateError::Dim { node: node.name.clone(), source };
     let mut op = node.op().expect("the schedule has operators only").clone();
     let mut failure = None;
-    op.map_dims(&mut |d| match d.eval(&so_far.bindings) {
+    op.map_dims(&mut |d| match d.eval(bindings) {
         Ok(v) => Dim::from(v),
         Err(e) => {
             failure.get_or_insert(e);
@@ -112,12 +125,11 @@ fn run(graph: &Graph, id: NodeId, so_far: &Evaluation) -> Result<Vec<Tensor>, Ev
     if let Some(source) = failure {
         return Err(dim_error(source));
     }
-    let operands: Vec<Option<TensorView<'_>>> =
-        graph.operands(id).into_iter().map(|v| v.map(|v| so_far.values[&v].view())).collect();
+    let operands: Vec<Option<TensorView<'_>>> = graph.operands(id).into_iter().map(|v| v.map(&value)).collect();
     let results =
         cpu::eval(&op, &operands).map_err(|source| EvaluateError::Node { node: node.name.clone(), op: op.name(), source })?;
     for (tensor, output) in results.iter().zip(&node.outputs) {
-        let (actual, expected) = (type_of(tensor), concrete(&output.ty, &so_far.bindings).map_err(dim_error)?);
+        let (actual, expected) = (type_of(tensor), concrete(&output.ty, bindings).map_err(dim_error)?);
         if actual != expected {
             return Err(EvaluateError::WrongResult { node: node.name.clone(), actual, expected });
         }
