@@ -1,5 +1,6 @@
 //! The functions of activation.cuh that are said to give the CPU's numbers to the bit do: what NVRTC makes of them is interpreted here, without
-//! a GPU. Only instructions that leave no choice of rounding are known, so that one which might be fused with another is an error.
+//! a GPU. Only instructions that leave no choice of rounding are known, so that one which might be fused with another is an error. Estimates of
+//! reciprocals are within one unit in the last place: all that may be made of them is what is the same for each number in reach.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -79,8 +80,33 @@ fn compare(x: &[u32; 3]) -> Option<Ordering> {
     f(x[0]).partial_cmp(&f(x[1]))
 }
 
-fn operation(name: &str) -> fn(&[u32; 3]) -> u32 {
+/// Of two numbers, of which −0 is less than 0; else the number.
+fn min(x: &[u32; 3]) -> u32 {
+    if f(x[0]) == f(x[1]) { x[0] | x[1] } else { f(x[0]).min(f(x[1])).to_bits() }
+}
+
+fn max(x: &[u32; 3]) -> u32 {
+    if f(x[0]) == f(x[1]) { x[0] & x[1] } else { f(x[0]).max(f(x[1])).to_bits() }
+}
+
+/// Estimates of a reciprocal that a GPU may give: the numbers on both sides.
+const ESTIMATES: [fn(&[u32; 3]) -> u32; 2] = [below, |x| above(f(x[0])).to_bits()];
+
+fn above(x: f32) -> f32 {
+    let nearest = x.recip();
+    if f64::from(nearest) * f64::from(x) >= 1.0 { nearest } else { nearest.next_up() }
+}
+
+/// Not of the largest mantissa, from whose reciprocal's neighbour below a step leads astray: CUDA's own `__frcp_rn` takes this one step, so
+/// that no device gives such an estimate.
+fn below(x: &[u32; 3]) -> u32 {
+    let exact = above(f(x[0]));
+    if x[0] & 0x7f_ffff == 0x7f_ffff { exact.to_bits() } else { exact.next_down().to_bits() }
+}
+
+fn operation(name: &str, estimate: fn(&[u32; 3]) -> u32) -> fn(&[u32; 3]) -> u32 {
     match name {
+        "rcp.approx.ftz.f32" => estimate,
         "mov.f32" | "mov.b32" | "mov.u32" => |x| x[0],
         "add.rn.f32" => |x| (f(x[0]) + f(x[1])).to_bits(),
         "sub.rn.f32" => |x| (f(x[0]) - f(x[1])).to_bits(),
@@ -91,9 +117,10 @@ fn operation(name: &str) -> fn(&[u32; 3]) -> u32 {
         "sqrt.rn.f32" => |x| f(x[0]).sqrt().to_bits(),
         "abs.f32" => |x| x[0] & 0x7fff_ffff,
         "neg.f32" => |x| x[0] ^ 0x8000_0000,
-        // -0 is less than 0.
-        "min.f32" => |x| if f(x[0]) == f(x[1]) { x[0] | x[1] } else { f(x[0]).min(f(x[1])).to_bits() },
-        "max.f32" => |x| if f(x[0]) == f(x[1]) { x[0] & x[1] } else { f(x[0]).max(f(x[1])).to_bits() },
+        "min.f32" => min,
+        "max.f32" => max,
+        "min.NaN.f32" => |x| compare(x).map_or(f32::NAN.to_bits(), |_| min(x)),
+        "max.NaN.f32" => |x| compare(x).map_or(f32::NAN.to_bits(), |_| max(x)),
         "cvt.rni.f32.f32" => |x| f(x[0]).round_ties_even().to_bits(),
         "cvt.rmi.f32.f32" => |x| f(x[0]).floor().to_bits(),
         "cvt.rpi.f32.f32" => |x| f(x[0]).ceil().to_bits(),
@@ -121,8 +148,8 @@ fn operation(name: &str) -> fn(&[u32; 3]) -> u32 {
 }
 
 impl Kernel {
-    /// The kernel of this name in a PTX text.
-    fn parse(ptx: &str, name: &str) -> Kernel {
+    /// The kernel of this name in a PTX text, on a device with these estimates of reciprocals.
+    fn parse(ptx: &str, name: &str, estimate: fn(&[u32; 3]) -> u32) -> Kernel {
         let body =
             ptx.split_once(&format!(".entry {name}(")).unwrap().1.split_once("\n{").unwrap().1.split_once("\n}").unwrap().0;
         let mut registers: HashMap<String, usize> = HashMap::new();
@@ -167,7 +194,7 @@ impl Kernel {
                 "ret" => Action::Return,
                 name => {
                     let from = operands[1..].iter().map(|o| operand(o)).collect();
-                    Action::Set(register(operands[0]), operation(name), from)
+                    Action::Set(register(operands[0]), operation(name, estimate), from)
                 }
             };
             instructions.push(Instruction { guard, action });
@@ -233,13 +260,15 @@ fn functions_give_the_numbers_of_the_cpu() {
     let x = Tensor::from_slice(&[inputs.len()], &inputs).unwrap();
     let check = |i: usize| {
         let function = EXACT[i];
-        let kernel = Kernel::parse(&ptx, &format!("f{i}"));
+        let kernels = ESTIMATES.map(|estimate| Kernel::parse(&ptx, &format!("f{i}"), estimate));
         let cpu = eval(&function.into(), &[Some(x.view())]).unwrap();
         let mut registers = Vec::new();
         for (&x, &want) in inputs.iter().zip(cpu[0].as_slice::<f32>().unwrap()) {
-            let got = kernel.run(x, &mut registers);
-            let equal = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-            assert!(equal, "{function:?} of {x:e} ({:#010x}): {got:e} on a GPU, {want:e} on the CPU", x.to_bits());
+            for kernel in &kernels {
+                let got = kernel.run(x, &mut registers);
+                let equal = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(equal, "{function:?} of {x:e} ({:#010x}): {got:e} on a GPU, {want:e} on the CPU", x.to_bits());
+            }
         }
     };
     std::thread::scope(|scope| {

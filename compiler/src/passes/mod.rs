@@ -39,6 +39,7 @@ pub mod rewrite;
 mod row_elements;
 mod split_epilogues;
 mod statistics;
+mod widen;
 
 pub use report::{PassReport, Verdict};
 
@@ -64,6 +65,7 @@ pub const PIPELINE: &[Pass] = &[
     lift::PASS,
     split_epilogues::PASS,
     narrow::PASS,
+    widen::PASS,
 ];
 
 /// A pass's declaration.

@@ -41,15 +41,25 @@ __device__ __forceinline__ float power_of_two(float z, float f) {
     return __uint_as_float(__float_as_uint(y) + (__float_as_uint(z) << 23));
 }
 
-/// x / (1 + e) for e ≥ 0: from an estimate that is wrong by at most 5.1 %, a step of third and one of second order. Relative error 7.7e-8;
-/// the special function unit's estimate is better, but not the CPU's.
+/// The larger (the smaller) of two numbers; NaN stays, as it does not with `fmaxf` and `fminf`.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+__device__ __forceinline__ float min_or_nan(float a, float b) {
+    float y;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
+/// x · (1 / (1 + e)) for e from 0 to 2¹²⁶. A step from the special function unit's estimate, as in `__frcp_rn` but without its care for what is
+/// not normal, gives the reciprocal rounded to nearest: the number that division gives on the CPU.
 __device__ __forceinline__ float over_one_plus(float x, float e) {
-    // −(1 + e): its sign is taken out of the integers' difference again.
-    const float d = __fsub_rn(-1.0f, e);
-    float y = __uint_as_float(0xfef31000u - __float_as_uint(d));
-    const float wrong = __fmaf_rn(d, y, 1.0f);
-    y = __fmaf_rn(y, __fmaf_rn(wrong, wrong, wrong), y);
-    return __fmul_rn(x, __fmaf_rn(y, __fmaf_rn(d, y, 1.0f), y));
+    const float d = __fadd_rn(1.0f, e);
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(d));
+    return __fmul_rn(x, __fmaf_rn(__fmaf_rn(-d, y, 1.0f), y, y));
 }
 
 struct Identity {
@@ -125,8 +135,7 @@ struct Floor {
 /// max(x, 0) − |x| · Φ(−|x|): the logarithm of Φ(−t) to base 2 is nearly a polynomial.
 struct Gelu {
     __device__ __forceinline__ float operator()(float x) const {
-        // Not `fminf`, which drops NaN.
-        const float t = fabsf(x) > 10.0f ? 10.0f : fabsf(x);
+        const float t = min_or_nan(fabsf(x), 10.0f);
         float p = __fmaf_rn(6.4674613e-6f, t, -3.6185687e-5f);
         p = __fmaf_rn(p, t, -4.794575e-4f);
         p = __fmaf_rn(p, t, 7.4775303e-3f);
@@ -158,8 +167,8 @@ struct Tanh {
 /// x · σ(2 · √(2/π) · (x + 0.044715 · x³)).
 struct GeluTanh {
     __device__ __forceinline__ float operator()(float x) const {
-        // Beyond these nothing changes in f32; NaN stays.
-        x = x < -9.6f ? -9.6f : x;
+        // Beyond these nothing changes in f32.
+        x = max_or_nan(x, -9.6f);
         const float u = fminf(x, 9.6f);
         const float w = __fmaf_rn(__fmul_rn(u, u), -1.0294324e-1f, -2.3022082f);
         const float z = __fmaf_rn(u, w, ROUND_TO_INTEGER);
@@ -238,10 +247,10 @@ struct Sqrt {
 struct Swish {
     float alpha;
     __device__ __forceinline__ float operator()(float x) const {
-        const float v = __fmul_rn(x, alpha);
-        // The exponential and its reciprocal stay normal numbers; further below, the result is 0. NaN stays.
-        x = v < -87.0f ? 0.0f : x;
-        const float u = fmaxf(fminf(v, 87.0f), -87.0f);
+        // The exponential and its reciprocal stay normal numbers; beyond, the result is nearly 0.
+        const float end = -87.0f / alpha;
+        x = alpha < 0.0f ? min_or_nan(x, end) : max_or_nan(x, end);
+        const float u = fminf(__fmul_rn(x, alpha), 87.0f);
         const float z = __fmaf_rn(u, -1.44269504088896341f, ROUND_TO_INTEGER);
         return over_one_plus(x, power_of_two(z, __fmaf_rn(u, -1.44269504088896341f, __fsub_rn(ROUND_TO_INTEGER, z))));
     }

@@ -158,25 +158,12 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
         }
     }
 
-    /// `again` is as `get`, for what hardly ever happens, so many vectors at a time.
-    template <int AGAIN, class Get, class Again>
-    __device__ __forceinline__ void quantize_all(const Get& get, const Again& again, unsigned absmax, float* reported) const {
-        RowScale scale = row_scale<Out>(absmax);
+    template <class Get> __device__ __forceinline__ void quantize_all(const Get& get, unsigned absmax, float* reported) const {
+        const RowScale scale = row_scale<Out>(absmax);
         if (thread == 0) {
             *reported = scale.reported;
         }
-        if constexpr (sizeof(In) == 2) {
-            if (scale.divisor < ReciprocalDivisor::LARGEST) {
-                ReciprocalDivisor divide(scale.divisor);
-                write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
-            } else {
-                ExactDivisor divide(scale.divisor);
-                write_all<AGAIN>(again, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
-            }
-        } else {
-            ExactDivisor divide(scale.divisor);
-            write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, divide, scale.zeros); });
-        }
+        write_all<UNROLL>(get, [&](const X& v) { return quantize<Out>(v, scale); });
     }
 
     /// Only rounded.
@@ -221,7 +208,7 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(held[v]);
             }
-            quantize_all<UNROLL>(get, get, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all(get, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             convert_all(get);
         }
@@ -229,7 +216,6 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
 
     __device__ __forceinline__ void run(float* reported) const {
         begin();
-        // Also where the row stays in registers, so that none are kept for what hardly ever happens.
         auto load_again = [&](int at, int) { return load(at); };
         if constexpr (!Shape::SCALED) {
             convert_all(load_again);
@@ -241,14 +227,14 @@ template <class In, class Out, int N, int K, class Tile, bool PERMUTED, int HELD
             for (int v = 0; v < Shape::VECTORS; ++v) {
                 absmax.add(staged[v]);
             }
-            quantize_all<1>([&](int, int v) { return staged[v]; }, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all([&](int, int v) { return staged[v]; }, row_max<Tile::THREADS>(absmax.bits()), reported);
         } else {
             Absmax<In> absmax;
 #pragma unroll 4
             for (int at = thread * Shape::WIDTH; at < K; at += STRIDE) {
                 absmax.add(load(at));
             }
-            quantize_all<1>(load_again, load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
+            quantize_all(load_again, row_max<Tile::THREADS>(absmax.bits()), reported);
         }
     }
 };

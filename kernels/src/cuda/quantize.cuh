@@ -20,7 +20,6 @@ template <class Out> struct Quantized {
 template <> struct Quantized<signed char> {
     static constexpr bool SCALED = true;
     static constexpr float LIMIT = 127.0f;
-    static constexpr bool SIGNED_ZERO = false;
 
     /// Rounded values in the order of the bytes.
     static __device__ __forceinline__ unsigned short round_two(float a, float b) { return __byte_perm(bits(a), bits(b), 0x0040); }
@@ -41,7 +40,6 @@ template <> struct Quantized<signed char> {
 template <> struct Quantized<__nv_fp8_e4m3> {
     static constexpr bool SCALED = true;
     static constexpr float LIMIT = 448.0f;
-    static constexpr bool SIGNED_ZERO = true;
 
     static __device__ __forceinline__ unsigned short round_two(float a, float b) {
 #if __CUDA_ARCH__ >= 890
@@ -76,9 +74,9 @@ template <> struct Quantized<__nv_fp8_e4m3> {
     }
 };
 
-/// A row's scale: what it is divided by, and what is reported.
+/// A row's scale: what its elements are multiplied with, and what is reported.
 struct RowScale {
-    float divisor;
+    float factor;
     float reported;
     /// The row becomes zeros: it is too small, or not finite and reported as NaN.
     bool zeros;
@@ -94,62 +92,30 @@ template <class Out> __device__ __forceinline__ RowScale row_scale(unsigned absm
         return {1.0f, 1.0f, true};
     }
     float scale = __fdiv_rn(absmax, Quantized<Out>::LIMIT);
-    return {scale, scale, false};
+    return {__frcp_rn(scale), scale, false};
 }
 
-/// Division by a scale, exactly as IEEE's as far as the quantized result shows.
-///
-/// For elements of 16-bit floats and scales below `LARGEST`: multiplication by the reciprocal in two parts, of relative error 2⁻⁴⁷ before
-/// the one rounding. That rounding differs from the quotient's only for quotients this near to the middle between two f32 numbers; among
-/// quotients of 8- or 11-bit by 24-bit numbers none is that near where it would change the quantized result (tried exhaustively by this
-/// crate's tests).
-struct ReciprocalDivisor {
-    /// Above about 2¹⁰⁰ the reciprocal's second part would lose bits as a denormal number.
-    static constexpr float LARGEST = 0x1p64f;
-    float high, low;
-
-    __device__ __forceinline__ explicit ReciprocalDivisor(float scale) {
-        high = __frcp_rn(scale);
-        float error = __fmaf_rn(-scale, high, 1.0f);
-        low = __fmaf_rn(error, __fmul_rn(high, error), __fmul_rn(error, high));
-    }
-
-    __device__ __forceinline__ float operator()(float x) const { return __fmaf_rn(x, high, __fmul_rn(x, low)); }
-};
-
-struct ExactDivisor {
-    float scale;
-
-    __device__ __forceinline__ explicit ExactDivisor(float scale) : scale(scale) {}
-    __device__ __forceinline__ float operator()(float x) const { return __fdiv_rn(x, scale); }
-};
-
-/// Divides and rounds a vector.
-template <class Out, class In, int WIDTH, class Divisor>
-__device__ __forceinline__ Vector<Out, WIDTH> quantize(const Vector<In, WIDTH>& x, const Divisor& divide, bool zeros) {
+/// Scales and rounds a vector.
+template <class Out, class In, int WIDTH>
+__device__ __forceinline__ Vector<Out, WIDTH> quantize(const Vector<In, WIDTH>& x, const RowScale& scale) {
     using Format = Quantized<Out>;
     float value[WIDTH];
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-        float from = to_float(x.element[i]);
-        value[i] = divide(from);
-        if constexpr (Format::SIGNED_ZERO) {
-            // The fused product turns -0 into 0.
-            value[i] = copysignf(value[i], from);
-        }
+        value[i] = __fmul_rn(to_float(x.element[i]), scale.factor);
     }
     Vector<Out, WIDTH> out;
     if constexpr (WIDTH == 1) {
         out.element[0] = Format::round(value[0]);
-        return zeros ? Vector<Out, 1>{} : out;
+        return scale.zeros ? Vector<Out, 1>{} : out;
     } else if constexpr (WIDTH == 2) {
-        return bit_cast<Vector<Out, 2>>(zeros ? static_cast<unsigned short>(0) : Format::round_two(value[0], value[1]));
+        return bit_cast<Vector<Out, 2>>(scale.zeros ? static_cast<unsigned short>(0) : Format::round_two(value[0], value[1]));
     } else {
         Vector<unsigned, WIDTH / 4> words;
 #pragma unroll
         for (int i = 0; i < WIDTH / 4; ++i) {
             unsigned word = Format::round_four(value[4 * i], value[4 * i + 1], value[4 * i + 2], value[4 * i + 3]);
-            words.element[i] = zeros ? 0u : word;
+            words.element[i] = scale.zeros ? 0u : word;
         }
         return bit_cast<Vector<Out, WIDTH>>(words);
     }

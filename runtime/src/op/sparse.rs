@@ -12,9 +12,9 @@ use crate::sparse::KLayout;
 
 /// Input x: float [.., K]. Converts each row ("token") to `to` and rearranges it to the lifted order.
 ///
-/// - `to` I8 or F8e4m3: dynamic quantization per token, `scale = absmax / 127` or `/ 448`, `q = round_half_even(x / scale)`; a row
-///   whose absmax is below 1e-30 has scale 1 and gives zeros; a row with NaN or an infinity has scale NaN (and q 0), so that
-///   every output it reaches is NaN. Outputs (q: [.., K'], scale: f32 [.., 1]).
+/// - `to` I8 or F8e4m3: dynamic quantization per token, `scale = absmax / 127` or `/ 448`, `q = round_half_even(x · (1 / scale))`, each
+///   operation rounded to f32; a row whose absmax is below 1e-30 has scale 1 and gives zeros; a row with NaN or an infinity has scale
+///   NaN (and q 0), so that every output it reaches is NaN. Outputs (q: [.., K'], scale: f32 [.., 1]).
 /// - `to` Bf16, F16 or F32: only rounded and lifted. Output (x': [.., K']).
 ///
 /// A dense layout lifts nothing: K' = K.

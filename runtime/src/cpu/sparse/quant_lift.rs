@@ -23,18 +23,18 @@ trait Target: Element {
     /// Largest magnitude after scaling; `None` for types that are only rounded.
     const LIMIT: Option<f32>;
 
-    /// Rounds each element, half to even; scaled ones lie within the limit but for their last bit.
-    fn round(from: &[f32], scale: f32, to: &mut [Self]);
+    /// Rounds each element times `factor`, half to even; scaled ones lie within the limit but for their last bit.
+    fn round(from: &[f32], factor: f32, to: &mut [Self]);
 }
 
 impl Target for i8 {
     const LIMIT: Option<f32> = Some(127.0);
 
-    fn round(from: &[f32], scale: f32, to: &mut [i8]) {
+    fn round(from: &[f32], factor: f32, to: &mut [i8]) {
         // 1.5 · 2²³: its unit in the last place is 1, so the addition rounds half to even and leaves the integer in the low bits.
         const ROUND: f32 = 12_582_912.0;
         for (to, &x) in to.iter_mut().zip(from) {
-            *to = (x / scale + ROUND).to_bits() as i8;
+            *to = (x * factor + ROUND).to_bits() as i8;
         }
     }
 }
@@ -42,9 +42,9 @@ impl Target for i8 {
 impl Target for F8E4M3 {
     const LIMIT: Option<f32> = Some(F8E4M3::MAX);
 
-    fn round(from: &[f32], scale: f32, to: &mut [F8E4M3]) {
+    fn round(from: &[f32], factor: f32, to: &mut [F8E4M3]) {
         for (to, &x) in to.iter_mut().zip(from) {
-            *to = F8E4M3::from_f32(x / scale);
+            *to = F8E4M3::from_f32(x * factor);
         }
     }
 }
@@ -52,7 +52,7 @@ impl Target for F8E4M3 {
 impl Target for f16 {
     const LIMIT: Option<f32> = None;
 
-    fn round(from: &[f32], _scale: f32, to: &mut [f16]) {
+    fn round(from: &[f32], _factor: f32, to: &mut [f16]) {
         to.convert_from_f32_slice(from);
     }
 }
@@ -60,7 +60,7 @@ impl Target for f16 {
 impl Target for bf16 {
     const LIMIT: Option<f32> = None;
 
-    fn round(from: &[f32], _scale: f32, to: &mut [bf16]) {
+    fn round(from: &[f32], _factor: f32, to: &mut [bf16]) {
         to.convert_from_f32_slice(from);
     }
 }
@@ -68,7 +68,7 @@ impl Target for bf16 {
 impl Target for f32 {
     const LIMIT: Option<f32> = None;
 
-    fn round(from: &[f32], _scale: f32, to: &mut [f32]) {
+    fn round(from: &[f32], _factor: f32, to: &mut [f32]) {
         to.copy_from_slice(from);
     }
 }
@@ -78,7 +78,7 @@ fn absmax(row: &[f32]) -> f32 {
     f32::from_bits(row.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)))
 }
 
-/// The scale that a row is divided by, or as an error the reported scale of a row that becomes 0 as a whole.
+/// A row's scale, or as an error the reported scale of a row that becomes 0 as a whole.
 fn scale(row: &[f32], limit: f32) -> Result<f32, f32> {
     match absmax(row) {
         max if !max.is_finite() => Err(f32::NAN),
@@ -145,11 +145,12 @@ fn convert<T: Target>(layout: &KLayout, row: &[f32], flat: &mut Vec<T>, out: &mu
             return reported;
         }
     };
+    let factor = scale.recip();
     if layout.is_dense() {
-        T::round(row, scale, out);
+        T::round(row, factor, out);
     } else {
         flat.resize(row.len(), T::zeroed());
-        T::round(row, scale, flat);
+        T::round(row, factor, flat);
         lift(layout, flat, out);
     }
     scale

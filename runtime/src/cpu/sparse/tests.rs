@@ -178,7 +178,7 @@ fn naive_quant_lift(x: &[f32], layout: &KLayout, limit: f32, code: impl Fn(f32) 
             max / limit
         };
         let zero = scale.is_nan() || max < 1e-30;
-        q.extend(layout.sources().iter().map(|s| s.map_or(0, |s| if zero { 0 } else { code(row[s] / scale) })));
+        q.extend(layout.sources().iter().map(|s| s.map_or(0, |s| if zero { 0 } else { code(row[s] * (1.0 / scale)) })));
         scales.push(scale);
     }
     (q, scales)
