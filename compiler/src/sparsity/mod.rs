@@ -8,6 +8,7 @@
 
 pub mod decompose;
 pub mod detect;
+pub mod permute;
 pub mod prune;
 pub mod quantize;
 pub mod weight;
