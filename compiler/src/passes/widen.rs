@@ -61,7 +61,8 @@ fn is_quantization(graph: &Graph, id: NodeId) -> bool {
 
 /// The operators that read nothing but sums and each other's results, which nothing reads but each other and quantizations.
 fn between(graph: &Graph) -> BTreeSet<NodeId> {
-    let narrow = |id: NodeId| (0..graph.node(id).outputs.len()).all(|slot| graph.ty(ValueRef { node: id, slot }).dtype.size() == 2);
+    let narrow =
+        |id: NodeId| (0..graph.node(id).outputs.len()).all(|slot| graph.ty(ValueRef { node: id, slot }).dtype.size() == 2);
     let by_element = |id: &NodeId| {
         let op = graph.node(*id).op();
         narrow(*id) && matches!(op, Some(Op::Dequant(_) | Op::Unary(_) | Op::Binary(_) | Op::Split(_)))
