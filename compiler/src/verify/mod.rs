@@ -14,7 +14,7 @@ use sliderun::tensor::TensorView;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use comparison::{Comparison, ShapeMismatch, to_f64};
-pub use npz::{NpzError, read_npz};
+pub use npz::{NpzError, read_npz, write_npz};
 pub use reference::{NamedTensors, ReferenceError};
 
 /// How a plan stands to its model.
