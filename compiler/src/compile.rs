@@ -40,6 +40,7 @@ use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Target, Variants};
 use crate::passes::{Pass, PassReport, PipelineError, run_pipeline};
+use crate::recipe::Recipe;
 use crate::report::Timing;
 
 /// What is being done.
@@ -114,6 +115,8 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// The plan's constant data.
     pub writer: PlanWriter<'static>,
+    /// What each product was asked to be: options with this recipe give the same plan.
+    pub recipe: Recipe,
     /// What each pass did and declined; last, where there are GPUs among the targets, what their launches leave apart.
     pub reports: Vec<PassReport>,
     /// How long each stage took.
@@ -189,12 +192,14 @@ fn compile_from(
     let mut graph = imported.clone();
     let mut outcome = run_pipeline(&mut graph, &for_cpu, &mut |pass, graph| observer.after_pass(pass, graph))?;
     let architectures = architectures(options);
+    let mut choices = std::mem::take(&mut outcome.choices);
     let cuda_graph = if architectures.is_empty() {
         None
     } else {
         let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
         let mut graph = imported;
         let for_cuda = run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        choices.extend(for_cuda.choices);
         let mut chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, (v.chosen, v.reason))).collect();
         for verdict in &mut outcome.verdicts {
             let Some((cuda, reason)) = chosen.remove(&verdict.node) else { continue };
@@ -207,10 +212,12 @@ fn compile_from(
     };
     clock.lap(Stage::Passes);
     observer.stage(Stage::Lower);
+    let recipe = Recipe::complete(options.asked_of_all(), &choices);
     let provenance = Provenance {
         producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
         model_digest: model.digest().to_hex().to_string(),
         options: spelled(options),
+        recipe: Some(recipe.digest()),
     };
     let mut lowered = lower(&graph, provenance, outcome.verdicts)?;
     let on = architectures.iter().max();
@@ -229,6 +236,7 @@ fn compile_from(
         graph,
         manifest: lowered.manifest,
         writer: lowered.writer,
+        recipe,
         reports,
         timings: clock.timings,
         model_bytes: model_bytes(model),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::calibration::Calibration;
 use crate::ir::Constant;
+use crate::recipe::{Asked, Recipe};
 
 /// Everything that shapes a plan beside the model itself. The default changes no numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct CompileOptions {
     pub prune: PruneMethod,
     /// What the model is run on where a decision needs its activations; what is synthetic when `None`.
     pub calibration: Option<Arc<Calibration>>,
+    /// What single products are asked to be in place of that, by the names of their nodes. [`CompileOptions::with_recipe`] sets it.
+    pub recipe: Option<Arc<Recipe>>,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
     /// How many variants a plan for GPUs has.
@@ -44,6 +47,23 @@ impl CompileOptions {
     pub fn for_cuda(&self) -> bool {
         !self.targets.contains(&Target::Cpu)
     }
+
+    /// These options where a recipe does not say something else: what it says of all products is taken into them.
+    pub fn with_recipe(self, recipe: Recipe) -> Self {
+        let Asked { sparsity, precision, prune } = recipe.default.over(self.asked_of_all());
+        CompileOptions { sparsity, precision, prune, recipe: Some(Arc::new(recipe)), ..self }
+    }
+
+    /// What the product of a node is asked to be.
+    pub fn asked(&self, node: &str) -> Asked {
+        let general = self.asked_of_all();
+        self.recipe.as_ref().map_or(general, |recipe| recipe.asked(node, general))
+    }
+
+    /// What products are asked to be that the recipe does not name.
+    pub fn asked_of_all(&self) -> Asked {
+        Asked { sparsity: self.sparsity, precision: self.precision, prune: self.prune }
+    }
 }
 
 impl Default for CompileOptions {
@@ -53,6 +73,7 @@ impl Default for CompileOptions {
             precision: Precision::Auto,
             prune: PruneMethod::None,
             calibration: None,
+            recipe: None,
             strict: false,
             variants: Variants::Auto,
             timings: Timings::default(),

@@ -162,6 +162,56 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn a_recipe_that_is_given_back_gives_the_same_bytes() {
+    let bench = Bench::new();
+    for (i, asked) in [
+        &["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"][..],
+        &["--sparsity", "4:6", "--prune", "magnitude"],
+        &["--precision", "bf16"],
+        &[],
+    ]
+    .iter()
+    .enumerate()
+    {
+        bench.compile(&[asked, &["--write-recipe", "recipe.toml"][..]].concat()).ok();
+        let plan = fs::read(bench.path("model.slide")).unwrap();
+        bench.compile(&["--recipe", "recipe.toml"]).ok();
+        assert!(plan == fs::read(bench.path("model.slide")).unwrap(), "case {i}");
+    }
+    // Fewer words for the same choices.
+    bench.compile(&["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"]).ok();
+    let plan = fs::read(bench.path("model.slide")).unwrap();
+    let recipe = "[default]\npattern = \"6:8\"\nprecision = \"int8\"\nprune = \"magnitude\"\n";
+    fs::write(bench.path("recipe.toml"), recipe).unwrap();
+    bench.compile(&["--recipe", "recipe.toml"]).ok();
+    assert!(plan == fs::read(bench.path("model.slide")).unwrap());
+}
+
+#[test]
+fn a_recipe_is_followed_product_by_product_or_refused_by_name() {
+    let bench = Bench::new();
+    let recipe = "[default]\nprecision = \"int8\"\n[[product]]\nnode = \"f*\"\npattern = \"6:8\"\nprune = \"magnitude\"\n";
+    fs::write(bench.path("recipe.toml"), recipe).unwrap();
+    let report = bench.compile(&["--recipe", "recipe.toml", "--json"]).json();
+    let chosen = |at: usize| report["verdicts"][at]["chosen"].as_str().unwrap();
+    assert_eq!((chosen(0), chosen(1)), ("i8 6:8", "i8 dense"));
+    let digest = report["provenance"]["recipe"].as_str().unwrap();
+    assert!(bench.run(&["inspect", "model.slide"]).ok().stdout.contains(&format!("recipe {digest}")));
+    for (recipe, said) in [
+        ("[[product]]\nnode = \"secnd\"", "the nearest is 'second'"),
+        ("[[product]]\nnode = \"act\"", "'act', which is no matrix product"),
+        ("[[product]]\nnode = \"first\"\npattern = \"6:9\"", "'6:9' is no pattern; the nearest is '6:8'"),
+        ("[[products]]\nnode = \"first\"", "line 1"),
+    ] {
+        fs::write(bench.path("recipe.toml"), recipe).unwrap();
+        let error = bench.run(&["compile", "model.onnx", "-o", "other.slide", "--recipe", "recipe.toml"]).refused(1);
+        assert!(error.contains(said) && error.contains("--write-recipe"), "{error}");
+    }
+    let error = bench.run(&["compile", "model.onnx", "-o", "other.slide", "--recipe", "none.toml"]).refused(1);
+    assert!(error.contains("none.toml") && !bench.files().contains(&"other.slide".to_owned()), "{error}");
+}
+
+#[test]
 fn json_parses_everywhere_a_table_is_printed() {
     let bench = Bench::new();
     let report = bench.compile(&["--json", "--report", "r.html", "--report", "r.json"]).json();

@@ -2,7 +2,7 @@
 //! beside the input. Every case also runs the graph with and without the pass on random inputs and compares the outputs.
 //!
 //! Directives in comments: `# tolerance: X` (relative, 1e-5 unless given); `# options: sparsity=6:8 precision=int8
-//! prune=magnitude strict` for the pass.
+//! prune=magnitude strict` for the pass; the lines of `# recipe: …` are one.
 
 use slidec::ir::Graph;
 use slidec::ir::eval::evaluate;
@@ -31,7 +31,8 @@ fn options(text: &str) -> CompileOptions {
             _ => panic!("unknown option '{word}'"),
         }
     }
-    options
+    let recipe: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("# recipe:")).collect();
+    if recipe.is_empty() { options } else { options.with_recipe(recipe.join("\n").parse().unwrap()) }
 }
 
 /// Inputs of small numbers, integers 0 or 1, the same for the same graph.

@@ -16,12 +16,15 @@ use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
 use crate::passes::Pass;
+use crate::recipe::Recipe;
 use crate::report::{FileSize, PassEntry, Report, VariantEntry, html, patterns, peak_memory};
 
 const EXAMPLES: &str = "\
 Examples:
   slidec compile model.onnx -o model.slide
   slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --precision int8
+  slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --write-recipe recipe.toml
+  slidec compile model.onnx -o model.slide --recipe recipe.toml
   slidec compile model.onnx -o model.slide --shape batch=1..32,seq=1..512 --report report.html";
 
 /// Compile a model into a plan
@@ -50,6 +53,12 @@ pub struct Compile {
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     precision: Precision,
+    /// What single products are to be in place of that, by the names of their nodes: pattern, precision and pruning method
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// Writes what every product was asked to be, to be edited and given back with --recipe
+    #[arg(long, value_name = "FILE.toml")]
+    write_recipe: Option<PathBuf>,
     /// Devices that the plan is for: cpu, and GPUs like sm_80, sm_89, sm_90a
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
     target: Vec<Target>,
@@ -115,11 +124,13 @@ impl Compile {
     /// # Errors
     /// Everything that keeps the model from being compiled or the results from being written.
     pub fn run(self, out: &mut dyn Write) -> Result {
+        let what = || format!("'{}' was not compiled", self.model.display());
         let options = CompileOptions {
             sparsity: self.sparsity,
             precision: self.precision,
             prune: self.prune,
             calibration: values::calibration(self.calib.as_deref())?,
+            recipe: None,
             strict: self.strict,
             variants: self.variants,
             timings: self.timings()?,
@@ -127,15 +138,24 @@ impl Compile {
             shapes: self.shape.clone(),
             freeze: values::load_all(&self.freeze)?,
         };
+        let options = match &self.recipe {
+            Some(path) => options.with_recipe(Recipe::read(path).map_err(|e| {
+                let help = "`slidec compile --write-recipe` writes a recipe that names every product";
+                Failure::from(Complaint::of(&e).while_doing(what()).or_help(help))
+            })?),
+            None => options,
+        };
         let spinner = Spinner::start();
         let mut watch = Watch { spinner: &spinner, emit: &self.emit_after, plan: &self.output };
-        let what = || format!("'{}' was not compiled", self.model.display());
         let compiled =
             compile(&self.model, &options, &mut watch).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))?;
         spinner.say("write");
         let plan_bytes = compiled
             .write(&self.output)
             .map_err(|e| Failure::because(format!("'{}' was not written", self.output.display()), &e))?;
+        if let Some(path) = &self.write_recipe {
+            write_recipe(path, &compiled)?;
+        }
         let report = self.report_of(&compiled, plan_bytes);
         for path in &self.report {
             write_report(path, &report)?;
@@ -203,6 +223,14 @@ fn write_report(path: &Path, report: &Report) -> Result {
         if path.extension().is_some_and(|e| e == "html") { html(report) } else { serde_json::to_string_pretty(report)? + "\n" };
     write_atomically(path, |file| file.write_all(text.as_bytes()))
         .map_err(|e| Failure::because(format!("the report '{}' was not written", path.display()), &e))
+}
+
+/// Writes what every product was asked to be, with what came of it in comments.
+fn write_recipe(path: &Path, compiled: &Compiled) -> Result {
+    let came = |v: &Verdict| format!("{}×{}×{}: {} ({})", v.m, v.n, v.k, v.choices(), v.reason);
+    let text = compiled.recipe.to_toml(|node| compiled.verdicts().iter().find(|v| v.node == node).map(came));
+    write_atomically(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Failure::because(format!("the recipe '{}' was not written", path.display()), &e))
 }
 
 fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {

@@ -8,10 +8,11 @@ use sliderun::plan::manifest::Verdict;
 use sliderun::sparse::{KLayout, Pattern};
 
 use super::narrow::held_as;
-use super::product::Product;
+use super::product::{Product, check_recipe};
 use super::{Pass, PassContext, PassError, Refusal};
 use crate::ir::{Graph, WeightForm};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
+use crate::recipe::Asked;
 use crate::sparsity::{Detection, detect};
 
 /// The pass.
@@ -28,8 +29,10 @@ struct Decision {
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     let mut refusals = Vec::new();
+    check_recipe(graph, context.options)?;
     for product in Product::all(graph) {
         let node = graph.node(product.node).name.clone();
+        let asked = context.options.asked(&node);
         let (patterns, decision) = match product.ineligible(graph) {
             Some(reason) => (Vec::new(), Decision { form: None, reason, refused: false }),
             None => match product.read_weight(graph) {
@@ -37,7 +40,8 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                 Ok(weight) => {
                     let detections = detect(&weight);
                     let holding = detections.iter().filter(|d| d.holds()).map(|d| d.pattern).collect();
-                    let decision = decide(&detections, graph.ty(product.result()).dtype, context.options);
+                    let decision = decide(&detections, graph.ty(product.result()).dtype, asked, context.options);
+                    context.choices.insert(node.clone(), asked);
                     (holding, if context.options.for_cuda() { within_libraries(decision, graph, product) } else { decision })
                 }
             },
@@ -55,7 +59,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     if context.options.strict && !refusals.is_empty() {
         let help = match context.options.prune {
             PruneMethod::None => "--prune magnitude makes the pattern hold; without --strict such layers stay dense",
-            PruneMethod::Magnitude => "without --strict such layers stay dense",
+            _ => "without --strict such layers stay dense",
         };
         return Err(PassError::Refused { nodes: refusals, help: help.into() });
     }
@@ -74,14 +78,14 @@ fn element_type(precision: Precision, model: DType) -> DType {
     }
 }
 
-fn decide(detections: &[Detection], model: DType, options: &CompileOptions) -> Decision {
+fn decide(detections: &[Detection], model: DType, asked: Asked, options: &CompileOptions) -> Decision {
     let for_cuda = options.for_cuda();
-    let to = match element_type(options.precision, model) {
+    let to = match element_type(asked.precision, model) {
         DType::F32 => held_as(options).unwrap_or(DType::F32),
         to => to,
     };
     let holds = |p: Pattern| detections.iter().any(|d| d.pattern == p && d.holds());
-    let (pattern, reason, refused) = match options.sparsity {
+    let (pattern, reason, refused) = match asked.sparsity {
         SparsityRequest::Dense => (None, "dense was asked for".to_owned(), false),
         SparsityRequest::Pattern(p) if holds(p) => (Some(p), format!("{p} was asked for and holds"), false),
         SparsityRequest::Pattern(p) => {

@@ -55,6 +55,7 @@ fn asks_for_products(options: &CompileOptions) -> bool {
     options.for_cuda()
         || !matches!(options.precision, Precision::Auto | Precision::F32)
         || matches!(options.sparsity, SparsityRequest::Pattern(_))
+        || options.recipe.as_ref().is_some_and(|recipe| recipe.asks_for_products())
 }
 
 /// Whether each element of the input is in at most one window, and windows have several.

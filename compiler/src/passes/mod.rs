@@ -7,11 +7,13 @@
 
 use miette::Diagnostic;
 use sliderun::op::InferError;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::ir::Graph;
 use crate::ir::verify::{InvalidGraph, verify};
 use crate::options::CompileOptions;
+use crate::recipe::{Asked, RecipeError};
 
 mod choose;
 mod conv_to_matmul;
@@ -94,12 +96,14 @@ pub struct PassContext<'a> {
     pub report: PassReport,
     /// The verdicts on products with constant weights, so far; they live through the whole pipeline.
     pub verdicts: Vec<Verdict>,
+    /// What each product that can be sparse or quantized was asked to be, by the name of its node.
+    pub choices: BTreeMap<String, Asked>,
 }
 
 impl<'a> PassContext<'a> {
     /// The context of a pipeline's beginning.
     pub fn new(options: &'a CompileOptions) -> Self {
-        PassContext { options, report: PassReport::default(), verdicts: Vec::new() }
+        PassContext { options, report: PassReport::default(), verdicts: Vec::new(), choices: BTreeMap::new() }
     }
 }
 
@@ -130,6 +134,10 @@ pub enum PassError {
         #[help]
         help: String,
     },
+    /// A recipe that names what the model does not have.
+    #[error(transparent)]
+    #[diagnostic(help("`slidec compile --write-recipe` writes one that names every product; * stands for any characters"))]
+    Recipe(#[from] RecipeError),
     /// Local rules undo each other.
     #[error("the rules still find something to rewrite after {sweeps} sweeps over the graph")]
     #[diagnostic(help("this is a defect of slidec"))]
@@ -173,6 +181,8 @@ pub struct Outcome {
     pub reports: Vec<PassReport>,
     /// The verdicts on products with constant weights.
     pub verdicts: Vec<Verdict>,
+    /// What each product that can be sparse or quantized was asked to be, by the name of its node.
+    pub choices: BTreeMap<String, Asked>,
 }
 
 /// Called after each pass with the graph that it left; [`ignore`] does nothing.
@@ -219,7 +229,7 @@ pub fn run_passes<'p>(
         }
         after(pass, graph).map_err(|source| PipelineError::Hook { pass: pass.name, source })?;
     }
-    Ok(Outcome { reports, verdicts: context.verdicts })
+    Ok(Outcome { reports, verdicts: context.verdicts, choices: context.choices })
 }
 
 /// The passes of a list of names.

@@ -4,11 +4,24 @@ use sliderun::op::Op;
 use sliderun::op::elementwise::Unary;
 use sliderun::op::gemm::MatMul;
 
+use super::PassError;
 use crate::ir::{Graph, NodeId, ValueRef};
+use crate::options::CompileOptions;
 use crate::sparsity::{Orientation, Weight, WeightError, weight};
 
 /// How MatMul stores its right-hand side.
 pub const ORIENTATION: Orientation = Orientation::KN;
+
+/// Checks that what a recipe names is in the graph: products, and convolutions that could be some.
+///
+/// # Errors
+/// The first entry that names none.
+pub fn check_recipe(graph: &Graph, options: &CompileOptions) -> Result<(), PassError> {
+    let Some(recipe) = &options.recipe else { return Ok(()) };
+    let multiplies = |id: &NodeId| matches!(graph.node(*id).op(), Some(Op::MatMul(_) | Op::Conv(_)));
+    let nodes: Vec<NodeId> = graph.node_ids().into_iter().filter(multiplies).collect();
+    Ok(recipe.check(nodes.iter().map(|id| graph.node(*id).name.as_str()))?)
+}
 
 /// A MatMul node and its operands.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
-//! `prune`: the weights of products get the pattern that was asked for. Runs only with `--prune`; numbers change nowhere else.
+//! `prune`: the weights of products get the pattern that was asked for. Runs only where the options or a recipe ask for pruning; numbers change nowhere else.
 
 use std::collections::BTreeMap;
 
-use super::product::{ORIENTATION, Product};
+use super::product::{ORIENTATION, Product, check_recipe};
 use super::{Pass, PassContext, PassError};
 use crate::ir::Graph;
 use crate::options::{PruneMethod, SparsityRequest};
@@ -13,18 +13,20 @@ pub const PASS: Pass =
     Pass { name: "prune", summary: "with --prune: zero the smallest weights so that the pattern asked for holds", run };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    let (PruneMethod::Magnitude, SparsityRequest::Pattern(pattern)) = (context.options.prune, context.options.sparsity) else {
-        return Ok(());
-    };
+    check_recipe(graph, context.options)?;
     // A weight that several products share is pruned once.
     let mut pruned = BTreeMap::new();
     for product in Product::all(graph) {
         let name = graph.node(product.node).name.clone();
+        let asked = context.options.asked(&name);
+        let (PruneMethod::Magnitude, SparsityRequest::Pattern(pattern)) = (asked.prune, asked.sparsity) else {
+            continue;
+        };
         if let Some(reason) = product.ineligible(graph) {
             context.report.declined(name, reason);
             continue;
         }
-        let replacement = match pruned.get(&product.weight) {
+        let replacement = match pruned.get(&(product.weight, pattern)) {
             Some(known) => *known,
             None => {
                 let constant = graph.constant(product.weight).expect("an eligible product has a constant weight");
@@ -46,7 +48,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                         context.report.did([name], what);
                         let weight_name = format!("{}.pruned", graph.output(product.weight).name);
                         let new = graph.add_constant(&weight_name, constant);
-                        pruned.insert(product.weight, new);
+                        pruned.insert((product.weight, pattern), new);
                         new
                     }
                 }

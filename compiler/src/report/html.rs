@@ -70,6 +70,9 @@ fn write_summary(out: &mut String, report: &Report) -> fmt::Result {
         ("Options", report.provenance.options.join(" ")),
         ("Time", format!("{:.2} s", report.seconds)),
     ];
+    if let Some(recipe) = &report.provenance.recipe {
+        rows.push(("Recipe digest", recipe.clone()));
+    }
     if !report.symbols.is_empty() {
         let symbols: Vec<String> = report.symbols.iter().map(|s| format!("{}={}..{}", s.name, s.min, s.max)).collect();
         rows.push(("Symbols", symbols.join(", ")));
@@ -140,7 +143,12 @@ mod tests {
         let page = html(&Report {
             model: file.clone(),
             plan: file,
-            provenance: Provenance { producer: hostile.clone(), model_digest: hostile.clone(), options: vec![hostile.clone()] },
+            provenance: Provenance {
+                producer: hostile.clone(),
+                model_digest: hostile.clone(),
+                options: vec![hostile.clone()],
+                recipe: Some(hostile.clone()),
+            },
             symbols: Vec::new(),
             stages: vec![Timing::new(hostile.clone(), Duration::ZERO)],
             seconds: 0.0,

@@ -56,6 +56,10 @@ pub struct Provenance {
     pub model_digest: String,
     /// The options that shaped the plan, in command-line form.
     pub options: Vec<String>,
+    /// BLAKE3 of the recipe that says what each matrix product was asked to be, in hexadecimal: the same for plans that were made by the
+    /// same choices, however these came about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
 }
 
 /// A symbol and the values it may have, bounds included.

@@ -43,6 +43,7 @@ pub(crate) fn two_products() -> (PlanWriter<'static>, Manifest) {
             producer: "slidec 0.1.0".into(),
             model_digest: "00".into(),
             options: vec!["--threads 2".into()],
+            recipe: Some("11".into()),
         },
         symbols: vec![range("batch", 8), range("seq", 512)],
         program: Program {

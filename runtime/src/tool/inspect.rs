@@ -144,6 +144,9 @@ pub fn text(plan: &Plan, checked: bool, steps: bool, out: &mut dyn Write) -> Res
     if !m.provenance.options.is_empty() {
         writeln!(out, "options {}", m.provenance.options.join(" "))?;
     }
+    if let Some(recipe) = &m.provenance.recipe {
+        writeln!(out, "recipe {recipe}")?;
+    }
     for s in &m.symbols {
         writeln!(out, "symbol {} = {}..{}", s.name, s.min, s.max)?;
     }

@@ -113,7 +113,7 @@ mod tests {
             launches: [1, 2, 1].map(|steps| Launch { steps, work: Work::Product }).into(),
         };
         let cuda = CudaPlan { variants: vec![variant], rows: Dim::from(1), modules: Vec::new() };
-        let provenance = Provenance { producer: String::new(), model_digest: String::new(), options: Vec::new() };
+        let provenance = Provenance::default();
         let manifest = Manifest {
             provenance,
             symbols: Vec::new(),
