@@ -12,6 +12,7 @@ mod execute;
 mod inputs;
 #[cfg(feature = "cuda")]
 mod on_cuda;
+mod outputs;
 mod program;
 
 use std::sync::{Arc, Mutex};

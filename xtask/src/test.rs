@@ -17,6 +17,8 @@ pub fn run() -> Result<()> {
         }
         cargo
     };
+    // The C library, which the tests of the C sample link.
+    shell::run(cargo().args(["build", "--workspace", "--lib"]))?;
     if succeeds(cargo().args(["nextest", "--version"])) {
         shell::run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))?;
     } else {

@@ -5,6 +5,7 @@
 mod architecture;
 pub mod arena;
 pub mod cuda;
+mod embedded;
 mod error;
 mod file;
 pub mod manifest;
@@ -13,6 +14,8 @@ mod validate;
 mod writer;
 
 pub use architecture::{Architecture, UnknownArchitecture};
+#[doc(hidden)]
+pub use embedded::Embedded;
 pub use error::PlanError;
 pub use file::{BLOB_ALIGN, FORMAT_VERSION};
 pub use reader::Plan;

@@ -83,8 +83,20 @@ impl Plan {
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Plan, PlanError> {
         match bytes.into() {
             Cow::Borrowed(bytes) if bytes.as_ptr().addr().is_multiple_of(ALIGN) => Plan::new(Data::Borrowed(bytes)),
-            bytes => Plan::new(Data::Owned(AlignedBytes::from(&*bytes))),
+            bytes => Plan::copied(&bytes),
         }
+    }
+
+    /// A copy of a plan in memory, for bytes that do not live as long as the program.
+    ///
+    /// # Errors
+    /// As [`Plan::open`].
+    pub fn copied(bytes: &[u8]) -> Result<Plan, PlanError> {
+        // What is no plan is not worth a copy.
+        Header::decode(bytes)?;
+        let mut copy = AlignedBytes::try_zeroed(bytes.len()).ok_or(PlanError::OutOfMemory(bytes.len() as u64))?;
+        copy.as_mut_slice().copy_from_slice(bytes);
+        Plan::new(Data::Owned(copy))
     }
 
     fn new(data: Data) -> Result<Plan, PlanError> {

@@ -44,6 +44,8 @@ pub enum SessionError {
     InputData { name: String, given: TensorType, expected: usize, actual: usize },
     #[error("the plan has no output '{name}': its outputs are {known}")]
     UnknownOutput { name: String, known: String },
+    #[error("output '{name}' is asked for twice: the plan's outputs are {known}")]
+    DuplicateOutput { name: String, known: String },
     #[error("{name}: {pointer:#x} is no address in device memory of elements that are aligned to {alignment} bytes")]
     DeviceAddress { name: String, pointer: u64, alignment: usize },
     #[error("{name}: the axis {expression} must be {expected} here, {given} given")]

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::bind::Bound;
+use super::outputs::{Places, fill};
 use super::program::{Source, index, step_error};
 use super::{Cpu, SessionError, StepTrace, TracedValue, inputs};
 use crate::cpu::{Context, Kernel};
@@ -55,12 +56,38 @@ impl Cpu {
         given: &[(&str, TensorView<'_>)],
         trace: Trace<'_>,
     ) -> Result<Vec<(String, Tensor)>, SessionError> {
+        self.execute_with(given, trace, |run, arena| {
+            let outputs = self.program.outputs.iter();
+            outputs.map(|(name, v)| Ok((name.clone(), run.view(*v, arena)?.to_tensor()))).collect()
+        })
+    }
+
+    /// As [`Cpu::execute`], outputs copied to where the caller wants them.
+    pub(super) fn execute_into(&self, given: &[(&str, TensorView<'_>)], places: Places<'_, '_>) -> Result<(), SessionError> {
+        self.execute_with(given, None, |run, arena| {
+            places
+                .into_iter()
+                .try_for_each(|(at, place)| fill(&self.outputs[at], place, run.view(self.program.outputs[at].1, arena)?))
+        })
+    }
+
+    /// Runs all steps and lets `collect` take what it wants out of the arena.
+    fn execute_with<R: Send>(
+        &self,
+        given: &[(&str, TensorView<'_>)],
+        trace: Trace<'_>,
+        collect: impl FnOnce(&Run<'_>, &[u8]) -> Result<R, SessionError> + Send,
+    ) -> Result<R, SessionError> {
         let inputs = inputs::arrange(&self.inputs, given)?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|v| v.shape).collect();
         let bound = self.bind(&shapes)?;
         let mut arena = self.arenas.take(bound.layout.total)?;
         let run = Run { shared: self, bound: &bound, inputs: &inputs };
-        let result = self.threads.install(|| run.all(&mut arena.as_mut_slice()[..bound.layout.total], trace));
+        let result = self.threads.install(|| {
+            let arena = &mut arena.as_mut_slice()[..bound.layout.total];
+            run.all(arena, trace)?;
+            collect(&run, arena)
+        });
         self.arenas.put(arena);
         result
     }
@@ -74,7 +101,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn all(&self, arena: &mut [u8], mut trace: Trace<'_>) -> Result<Vec<(String, Tensor)>, SessionError> {
+    fn all(&self, arena: &mut [u8], mut trace: Trace<'_>) -> Result<(), SessionError> {
         if cfg!(debug_assertions) {
             arena.fill(POISON);
         }
@@ -93,8 +120,7 @@ impl<'a> Run<'a> {
                 trace(StepTrace { index: at, name: &step.name, op, origin: &step.origin, duration, values: &values });
             }
         }
-        let outputs = program.outputs.iter();
-        outputs.map(|(name, v)| Ok((name.clone(), self.view(*v, arena)?.to_tensor()))).collect()
+        Ok(())
     }
 
     /// A value that has been computed.

@@ -48,7 +48,8 @@ pub(super) fn check_type(port: &Port, dtype: DType, shape: &[usize]) -> Result<(
     Ok(())
 }
 
-fn check(port: &Port, view: &TensorView<'_>) -> Result<(), SessionError> {
+/// Whether type, extents as far as they are fixed, size and alignment are the port's.
+pub(super) fn check(port: &Port, view: &TensorView<'_>) -> Result<(), SessionError> {
     check_type(port, view.dtype, view.shape)?;
     let expected = checked_elements(view.shape).and_then(|n| n.checked_mul(view.dtype.size()));
     // No element type is aligned to more than its size.
