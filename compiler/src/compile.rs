@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::calibration::CalibrationError;
@@ -39,7 +40,8 @@ use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda, missed};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Target, Variants};
-use crate::passes::{Pass, PassReport, PipelineError, run_pipeline};
+use crate::passes::{PIPELINE, Pass, PassReport, PipelineError, run_passes, run_passes_told};
+use crate::pruning::Progress;
 use crate::recipe::Recipe;
 use crate::report::Timing;
 
@@ -70,6 +72,11 @@ impl fmt::Display for Stage {
 pub trait Observer {
     /// A stage begins.
     fn stage(&mut self, _stage: Stage) {}
+
+    /// Who is told how far a pass is that takes long.
+    fn progress(&self) -> Arc<dyn Progress + Send> {
+        Arc::new(())
+    }
 
     /// A pass has left this graph.
     ///
@@ -189,16 +196,24 @@ fn compile_from(
     clock.lap(Stage::Import);
     observer.stage(Stage::Passes);
     let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
-    let mut graph = imported.clone();
-    let mut outcome = run_pipeline(&mut graph, &for_cpu, &mut |pass, graph| observer.after_pass(pass, graph))?;
+    let mut graph = imported;
+    let progress = observer.progress();
+    let mut after = |pass: &Pass, graph: &Graph| observer.after_pass(pass, graph);
+    // What prunes is done once for all devices: it may take long, and all are to have the same weights.
+    let pruned = PIPELINE.iter().position(|p| p.name == "prune").map_or(0, |at| at + 1);
+    let (common, own) = PIPELINE.split_at(if options.prune_methods().next().is_none() { 0 } else { pruned });
+    let mut reports = run_passes_told(&mut graph, common, &for_cpu, &*progress, &mut after)?.reports;
+    let for_gpus = graph.clone();
+    let mut outcome = run_passes(&mut graph, own, &for_cpu, &mut after)?;
+    reports.append(&mut outcome.reports);
     let architectures = architectures(options);
     let mut choices = std::mem::take(&mut outcome.choices);
     let cuda_graph = if architectures.is_empty() {
         None
     } else {
         let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
-        let mut graph = imported;
-        let for_cuda = run_pipeline(&mut graph, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        let mut graph = for_gpus;
+        let for_cuda = run_passes(&mut graph, own, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
         choices.extend(for_cuda.choices);
         let mut chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, (v.chosen, v.reason))).collect();
         for verdict in &mut outcome.verdicts {
@@ -225,7 +240,6 @@ fn compile_from(
     let lower_for = |(graph, on): (Graph, &Architecture)| lower_cuda(&graph, &mut lowered, &costs(*on), options.variants);
     let source = cuda_graph.zip(on).map(lower_for).transpose()?;
     clock.lap(Stage::Lower);
-    let mut reports = outcome.reports;
     reports.extend(lowered.manifest.cuda.as_ref().map(not_fused));
     if let Some(source) = source {
         observer.stage(Stage::Kernels);

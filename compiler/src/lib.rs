@@ -15,6 +15,7 @@ pub mod onnx;
 pub mod options;
 pub mod passes;
 pub mod prune;
+pub mod pruning;
 pub mod recipe;
 pub mod report;
 pub mod sparsity;

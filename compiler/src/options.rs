@@ -60,6 +60,12 @@ impl CompileOptions {
         self.recipe.as_ref().map_or(general, |recipe| recipe.asked(node, general))
     }
 
+    /// Every way in which some product is asked to be pruned.
+    pub fn prune_methods(&self) -> impl Iterator<Item = PruneMethod> {
+        let entries = self.recipe.iter().flat_map(|recipe| &recipe.products).filter_map(|(_, choice)| choice.prune);
+        entries.chain([self.prune]).filter(|method| *method != PruneMethod::None)
+    }
+
     /// What products are asked to be that the recipe does not name.
     pub fn asked_of_all(&self) -> Asked {
         Asked { sparsity: self.sparsity, precision: self.precision, prune: self.prune }
@@ -135,7 +141,7 @@ impl FromStr for SparsityRequest {
 macro_rules! named {
     ($(#[$meta:meta])* $name:ident, $what:literal, $expected:literal { $($(#[$doc:meta])* $variant:ident => $text:literal),* $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name {
             $($(#[$doc])* $variant,)*
         }
@@ -187,12 +193,23 @@ named! {
 
 named! {
     /// How weights are pruned to the pattern asked for.
-    PruneMethod, "pruning method", "none or magnitude" {
+    PruneMethod, "pruning method", "none, magnitude, wanda or sparsegpt" {
         /// Not at all.
         #[default]
         None => "none",
         /// The smallest weights of each block go.
         Magnitude => "magnitude",
+        /// Those that are smallest when multiplied by the size of their inputs.
+        Wanda => "wanda",
+        /// Those whose loss the others can best make up for, and do.
+        SparseGpt => "sparsegpt",
+    }
+}
+
+impl PruneMethod {
+    /// Whether it goes by what the inputs of products are.
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, PruneMethod::Wanda | PruneMethod::SparseGpt)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Pruning ONNX models: the same model with zeros in the weights of its matrix products.
 //!
 //! What a product and its weight are, the graph IR says: the model is imported and taken through the passes that a compilation runs
-//! before it prunes. Each weight is then traced to the tensor of the file that stores it, and only that tensor's bytes change.
+//! before it prunes, and pruned as a compilation does it. Each weight is traced to the tensor of the file that stores it, and only that
+//! tensor's bytes change.
 //!
 //! Must not know: plans, the command line.
 
@@ -9,15 +10,19 @@ use serde::Serialize;
 use sliderun::op::{Op, TensorType};
 use sliderun::sparse::Pattern;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::calibration::Calibration;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::{Constant, Graph, ValueRef};
 use crate::onnx::{ModelError, OnnxModel};
-use crate::options::CompileOptions;
+use crate::options::{CompileOptions, PruneMethod};
 use crate::passes::product::{ORIENTATION, Product};
 use crate::passes::{PIPELINE, PipelineError, run_passes};
-use crate::sparsity::Orientation;
-use crate::sparsity::prune::{Pruned, prune_by_magnitude};
+use crate::pruning::{Checkpoint, Layer, Progress, PruningError, Setting, Task, prune};
+use crate::sparsity::prune::prune_by_magnitude;
+use crate::sparsity::{Orientation, Weight, WeightError};
 
 /// Why a model was not pruned, or its products are not known.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -32,6 +37,32 @@ pub enum PruneError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Pass(#[from] PipelineError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pruning(#[from] PruningError),
+    /// The constants are the compiler's own, so this is a defect of it.
+    #[error("the pruned weight of '{tensor}' cannot be stored: {source}")]
+    Store { tensor: String, source: WeightError },
+}
+
+/// What is to become of a model's weights.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// The pattern that they are to have.
+    pub pattern: Pattern,
+    /// How they get it; nothing is pruned by `None`.
+    pub method: PruneMethod,
+    /// What the model is run on where the method needs it; synthetic when `None`.
+    pub calibration: Option<Arc<Calibration>>,
+    /// A folder that finished weights are kept in, and found in by a later run of the same.
+    pub resume: Option<PathBuf>,
+}
+
+impl PruneOptions {
+    /// By magnitude to a pattern.
+    pub fn magnitude(pattern: Pattern) -> Self {
+        PruneOptions { pattern, method: PruneMethod::Magnitude, calibration: None, resume: None }
+    }
 }
 
 /// Where a model stores a weight.
@@ -61,26 +92,39 @@ pub struct ModelProduct {
 /// # Errors
 /// A model that cannot be imported.
 pub fn products(model: &OnnxModel) -> Result<Vec<ModelProduct>, PruneError> {
-    let mut graph = import(model, &ImportOptions::default())?;
-    // Folding makes new constants, so weights are traced before it.
-    let mut stored = BTreeMap::new();
-    let before_pruning = PIPELINE.iter().take_while(|p| p.name != "prune");
-    run_passes(&mut graph, before_pruning, &CompileOptions::default(), &mut |pass, graph| {
-        if pass.name == "normalise" {
-            let trace = |p: Product| (graph.node(p.node).name.clone(), trace(model, graph, p.weight));
-            stored = Product::all(graph).into_iter().map(trace).collect();
-        }
-        Ok(())
-    })?;
-    let product = |p: Product| {
-        let node = graph.node(p.node).name.clone();
-        let constant = graph.constant(p.weight)?.clone();
-        let traced = stored.remove(&node).unwrap_or_else(|| Err(NOT_STORED.to_owned()));
-        let weight = traced.as_ref().map_or(&graph.output(p.weight).name, |s| &s.tensor).clone();
-        let stored = p.ineligible(&graph).map_or(traced, Err);
-        Some(ModelProduct { node, weight, constant, stored })
-    };
-    Ok(Product::all(&graph).into_iter().filter_map(product).collect())
+    Ok(Traced::new(model)?.products.into_iter().map(|(_, product)| product).collect())
+}
+
+/// The graph as it is where a compilation prunes, and its products.
+struct Traced {
+    graph: Graph,
+    products: Vec<(Product, ModelProduct)>,
+}
+
+impl Traced {
+    fn new(model: &OnnxModel) -> Result<Self, PruneError> {
+        let mut graph = import(model, &ImportOptions::default())?;
+        // Folding makes new constants, so weights are traced before it.
+        let mut stored = BTreeMap::new();
+        let before_pruning = PIPELINE.iter().take_while(|p| p.name != "prune");
+        run_passes(&mut graph, before_pruning, &CompileOptions::default(), &mut |pass, graph| {
+            if pass.name == "normalise" {
+                let trace = |p: Product| (graph.node(p.node).name.clone(), trace(model, graph, p.weight));
+                stored = Product::all(graph).into_iter().map(trace).collect();
+            }
+            Ok(())
+        })?;
+        let product = |p: Product| {
+            let node = graph.node(p.node).name.clone();
+            let constant = graph.constant(p.weight)?.clone();
+            let traced = stored.remove(&node).unwrap_or_else(|| Err(NOT_STORED.to_owned()));
+            let weight = traced.as_ref().map_or(&graph.output(p.weight).name, |s| &s.tensor).clone();
+            let stored = p.ineligible(&graph).map_or(traced, Err);
+            Some((p, ModelProduct { node, weight, constant, stored }))
+        };
+        let products = Product::all(&graph).into_iter().filter_map(product).collect();
+        Ok(Traced { graph, products })
+    }
 }
 
 /// Why a weight cannot be pruned in the file.
@@ -160,56 +204,94 @@ pub struct PrunedWeight {
     pub node: String,
     /// The weight.
     pub weight: String,
-    /// Non-zeros that became zero; told again for each product that shares the weight.
-    pub removed: usize,
-    /// Elements in all.
-    pub elements: usize,
-    /// Share of the sum of squares that is left, 0 to 1.
-    pub kept_energy: f64,
+    /// What was done; told again for each product that shares the weight.
+    #[serde(flatten)]
+    pub layer: Option<Layer>,
     /// Why the weight was left as it is, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub declined: Option<String>,
 }
 
-/// Prunes the weight of every product to a pattern along K, keeping the largest magnitudes; nothing else changes.
+/// Prunes the weight of every product to a pattern along K; nothing else changes.
 ///
 /// # Errors
-/// As [`products`].
-pub fn prune_model(model: &mut OnnxModel, pattern: Pattern) -> Result<Vec<PrunedWeight>, PruneError> {
+/// As [`products`]; a calibration that does not fit, folders that cannot be written.
+pub fn prune_model(
+    model: &mut OnnxModel,
+    options: &PruneOptions,
+    progress: &dyn Progress,
+) -> Result<Vec<PrunedWeight>, PruneError> {
+    let Traced { mut graph, products } = Traced::new(model)?;
+    let calibration = options.calibration.as_deref();
+    if let Some(calibration) = calibration {
+        calibration.check(&graph).map_err(PruningError::from)?;
+    }
+    // Of the products that share a tensor, those that read it as the first of them does are pruned with it.
+    let mut first: BTreeMap<&str, (usize, Orientation, ValueRef)> = BTreeMap::new();
+    let mut tasks = Vec::new();
+    let mut task_of = BTreeMap::new();
+    for (at, (product, told)) in products.iter().enumerate() {
+        let Ok(stored) = &told.stored else { continue };
+        let first = first.entry(&stored.tensor).or_insert((at, stored.orientation, product.weight));
+        if (first.1, first.2) == (stored.orientation, product.weight) {
+            task_of.insert(at, tasks.len());
+            tasks.push(Task { product: *product, pattern: options.pattern, method: options.method });
+        }
+    }
+    let checkpoint = options.resume.as_deref().map(|folder| checkpoint(folder, model, options)).transpose()?;
+    let setting = Setting { calibration, progress, checkpoint: checkpoint.as_ref() };
+    let results = prune(&mut graph, &tasks, &setting)?;
+
+    for (tensor, (at, orientation, _)) in &first {
+        if results[task_of[at]].as_ref().is_ok_and(Layer::is_changed) {
+            let store = |source| PruneError::Store { tensor: (*tensor).to_owned(), source };
+            let pruned = graph.operand(products[*at].0.node, 1).and_then(|v| graph.constant(v));
+            let constant = pruned.expect("what was pruned has a new constant in its place");
+            let weight = Weight::read(constant, ORIENTATION).map_err(store)?;
+            model.set_initializer(tensor, weight.to_constant(constant.dtype, *orientation).data)?;
+        }
+    }
     let mut out = Vec::new();
-    let mut done = BTreeMap::new();
-    for ModelProduct { node, weight, stored, .. } in products(model)? {
-        let entry = PrunedWeight { node, weight, removed: 0, elements: 0, kept_energy: 1.0, declined: None };
-        let result = match stored {
-            Err(reason) => Err(reason),
-            Ok(stored) => match done.get(&stored) {
-                Some(known) => Clone::clone(known),
-                None => {
-                    // A tensor that is one product's weight and another's transposed is pruned for both: more zeros break no pattern.
-                    let result = prune_stored(model, &stored, pattern)?;
-                    done.insert(stored, result.clone());
-                    result
+    for (at, (_, told)) in products.iter().enumerate() {
+        let result = match (&told.stored, task_of.get(&at)) {
+            (Err(reason), _) => Err(reason.clone()),
+            (_, Some(task)) => results[*task].clone(),
+            (Ok(stored), None) => {
+                let (leader, orientation, _) = first[stored.tensor.as_str()];
+                if orientation == stored.orientation {
+                    results[task_of[&leader]].clone()
+                } else {
+                    prune_too(model, stored, options.pattern)?
                 }
-            },
+            }
         };
-        out.push(match result {
-            Err(reason) => PrunedWeight { declined: Some(reason), ..entry },
-            Ok(Pruned { removed, elements, kept_energy }) => PrunedWeight { removed, elements, kept_energy, ..entry },
-        });
+        let (layer, declined) = match result {
+            Ok(layer) => (Some(layer), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        out.push(PrunedWeight { node: told.node.clone(), weight: told.weight.clone(), layer, declined });
     }
     Ok(out)
 }
 
-/// Prunes one tensor of the model; or says why not.
-fn prune_stored(model: &mut OnnxModel, stored: &StoredWeight, pattern: Pattern) -> Result<Result<Pruned, String>, ModelError> {
+/// Where this model's finished weights are kept: everything that they depend on makes the key.
+fn checkpoint(folder: &std::path::Path, model: &OnnxModel, options: &PruneOptions) -> Result<Checkpoint, PruneError> {
+    let calibration = options.calibration.as_ref().map_or_else(|| "synthetic".to_owned(), |c| c.digest().to_hex().to_string());
+    let about = [&model.digest().to_hex().to_string(), &options.pattern.to_string(), &options.method.to_string(), &calibration];
+    Ok(Checkpoint::open(folder, &about.map(String::as_str)).map_err(PruningError::from)?)
+}
+
+/// Prunes a tensor that one product's weight is already pruned in, for one that reads it transposed. More zeros break no pattern.
+fn prune_too(model: &mut OnnxModel, stored: &StoredWeight, pattern: Pattern) -> Result<Result<Layer, String>, ModelError> {
     let constant = model.weight(&stored.tensor)?;
     // Leading axes of 1 are the tensor's own business.
     let shape = constant.shape[constant.shape.len().saturating_sub(2)..].to_vec();
     match prune_by_magnitude(&Constant { shape, ..constant }, stored.orientation, pattern) {
         Err(reason) => Ok(Err(reason.to_string())),
-        Ok((pruned, report)) => {
-            model.set_initializer(&stored.tensor, pruned.data)?;
-            Ok(Ok(report))
+        Ok((constant, pruned)) => {
+            model.set_initializer(&stored.tensor, constant.data)?;
+            let note = Some("the transpose of a weight that was pruned before: by magnitude".to_owned());
+            Ok(Ok(Layer { method: PruneMethod::Magnitude, pruned, output_error: None, note }))
         }
     }
 }
@@ -278,19 +360,20 @@ mod tests {
         for (nodes, expected) in cases {
             let mut model = model(nodes);
             let before = model.proto().clone();
-            let report = prune_model(&mut model, pattern).unwrap();
+            let report = prune_model(&mut model, &PruneOptions::magnitude(pattern), &()).unwrap();
             let told: Vec<&str> = report.iter().map(|p| p.node.as_str()).collect();
             assert_eq!(told, expected.iter().map(|e| e.0).collect::<Vec<_>>());
             let mut pruned = Vec::new();
             for (entry, (node, tensor, result)) in report.iter().zip(expected) {
                 match result {
                     Ok(removed) => {
-                        assert_eq!((entry.removed, &entry.declined), (*removed, &None), "{node}");
+                        let told = entry.layer.as_ref().map(|l| l.pruned.removed);
+                        assert_eq!((told, &entry.declined), (Some(*removed), &None), "{node}");
                         pruned.push(*tensor);
                     }
                     Err(reason) => {
                         let said = entry.declined.as_deref().unwrap_or_default();
-                        assert!(said.contains(reason) && entry.removed == 0, "{node}: {said}");
+                        assert!(said.contains(reason) && entry.layer.is_none(), "{node}: {said}");
                     }
                 }
             }
@@ -312,7 +395,7 @@ mod tests {
             vec![turned, node("MatMul", &["x64", "turned"], &["h"]).name("h"), node("MatMul", &["h", "long"], &["y"]).name("y")];
         let mut model = model(tied);
         let pattern = Pattern::from_n(2).unwrap();
-        let report = prune_model(&mut model, pattern).unwrap();
+        let report = prune_model(&mut model, &PruneOptions::magnitude(pattern), &()).unwrap();
         assert!(report.len() == 2 && report.iter().all(|p| p.declined.is_none()), "{report:?}");
         let stored = model.weight("long").unwrap();
         for orientation in [Orientation::KN, Orientation::NK] {

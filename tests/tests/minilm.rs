@@ -5,7 +5,7 @@ use slidec::import::oracle::Oracle;
 use slidec::import::{ImportOptions, import};
 use slidec::onnx::OnnxModel;
 use slidec::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
-use slidec::prune::prune_model;
+use slidec::prune::{PruneOptions, prune_model};
 use slidec::verify::{self, NamedTensors, reference};
 use slidec_samples::embed;
 use slidec_tests::{MINILM, TOKENIZER, cached};
@@ -122,7 +122,7 @@ fn sparse_f32_equals_dense_f32_of_the_pruned_model() {
     let folder = tempfile::tempdir().unwrap();
     let pruned = folder.path().join("pruned.onnx");
     let mut model = OnnxModel::open(&file).unwrap();
-    prune_model(&mut model, "6:8".parse().unwrap()).unwrap();
+    prune_model(&mut model, &PruneOptions::magnitude("6:8".parse().unwrap()), &()).unwrap();
     model.save(&pruned).unwrap();
 
     let inputs = inputs(2, 33);

@@ -7,6 +7,7 @@
 //! Must not know: what is calibrated, the command line.
 
 mod activations;
+pub(crate) mod held;
 pub mod walk;
 
 use sliderun::dim::Bindings;
@@ -66,6 +67,9 @@ pub enum CalibrationError {
     Diverges { sample: String, value: String },
     #[error("'{value}' is {dtype}; statistics are kept of f32, f16 and bf16")]
     NotFloat { value: String, dtype: DType },
+    #[error("activations do not fit in memory, and the temporary folder does not hold them: {0}")]
+    #[diagnostic(help("TMPDIR names another folder"))]
+    Spill(std::io::Error),
     #[error("no synthetic inputs can be made for the model: {0}")]
     #[diagnostic(help("give calibration data: one .npz file, or a folder of them, with all inputs of the model by name"))]
     Synthetic(String),

@@ -148,3 +148,31 @@ fn synthetic_samples_fit_and_repeat() {
     activations(&graph, &[value(&graph, "y")], &calibration, &mut |_, rows, k| tokens += rows.len() / k).unwrap();
     assert!(tokens >= 16, "{tokens}");
 }
+
+/// What waits in files is what would have been in memory.
+#[test]
+fn samples_may_wait_in_files() {
+    let graph = graph();
+    let names = ["h", "y", "x"].map(|name| value(&graph, name));
+    let samples = [sample(&[1., 1.], &[1]), sample(&[0., 1., 2., 0.], &[0, 1])];
+    let calibration = Calibration::new(samples.map(|s| (String::new(), s)).into()).unwrap();
+    let walk = Walk::to(&graph, &names).holding(&names);
+    let seen = |limit: usize| {
+        let mut samples = held::Samples::begin(&graph, &calibration, limit).unwrap();
+        let mut out = Vec::new();
+        for step in 0..walk.steps().len() {
+            samples.advance(&graph, &walk, step..step + 1).unwrap();
+        }
+        for name in names {
+            samples.rows(&graph, name, &mut |rows| out.push(rows.to_vec())).unwrap();
+        }
+        samples.drop_value(names[0]).unwrap();
+        samples.rows(&graph, names[1], &mut |rows| out.push(rows.to_vec())).unwrap();
+        out
+    };
+    let in_memory = seen(usize::MAX);
+    assert_eq!(in_memory[..2], [vec![4., 6.], vec![3., 4., 2., 4.]]);
+    for limit in [0, 40, 100] {
+        assert_eq!(seen(limit), in_memory, "at most {limit} bytes");
+    }
+}

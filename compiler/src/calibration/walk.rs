@@ -18,6 +18,8 @@ pub struct Walk {
     steps: Vec<NodeId>,
     /// After which step nobody reads a value any more.
     last: BTreeMap<ValueRef, usize>,
+    /// Values that live on until somebody removes them.
+    held: BTreeSet<ValueRef>,
 }
 
 /// One sample on its way.
@@ -43,7 +45,18 @@ impl Walk {
             last.extend((0..graph.node(node).outputs.len()).map(|slot| (ValueRef { node, slot }, at)));
             last.extend(graph.operands(node).into_iter().flatten().map(|v| (v, at)));
         }
-        Walk { steps, last }
+        Walk { steps, last, held: BTreeSet::new() }
+    }
+
+    /// The same, with values that stay when nobody reads them any more.
+    pub fn holding(mut self, values: &[ValueRef]) -> Walk {
+        self.held.extend(values);
+        self
+    }
+
+    /// Whether no step from `step` on reads a value.
+    pub fn is_last(&self, value: ValueRef, step: usize) -> bool {
+        self.last.get(&value).is_none_or(|at| *at < step)
     }
 
     /// The steps.
@@ -85,7 +98,7 @@ impl Walk {
                 seen(value, tensor.view())?;
                 live.values.insert(value, tensor);
             }
-            let finished = |v: &ValueRef| self.last.get(v) == Some(&at);
+            let finished = |v: &ValueRef| self.last.get(v) == Some(&at) && !self.held.contains(v);
             let operands = graph.operands(node).into_iter().flatten();
             let results = (0..graph.node(node).outputs.len()).map(|slot| ValueRef { node, slot });
             for value in operands.chain(results).filter(finished) {

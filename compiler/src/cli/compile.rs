@@ -7,6 +7,7 @@ use sliderun::timings::Timings;
 use sliderun::tool::inspect::{preference, summary};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::failure::{Complaint, Failure, Result};
 use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passes, table};
@@ -16,6 +17,7 @@ use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
 use crate::passes::Pass;
+use crate::pruning::Progress;
 use crate::recipe::Recipe;
 use crate::report::{FileSize, PassEntry, Report, VariantEntry, html, patterns, peak_memory};
 
@@ -25,6 +27,7 @@ Examples:
   slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --precision int8
   slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --write-recipe recipe.toml
   slidec compile model.onnx -o model.slide --recipe recipe.toml
+  slidec compile model.onnx -o model.slide --sparsity 4:6 --prune sparsegpt --calib inputs.npz
   slidec compile model.onnx -o model.slide --shape batch=1..32,seq=1..512 --report report.html";
 
 /// Compile a model into a plan
@@ -43,8 +46,8 @@ pub struct Compile {
     /// Sparsity pattern of the products: auto, dense, 2:4, 4:6, 6:8, 8:10, 10:12, 12:14 or 14:16
     #[arg(long, value_name = "PATTERN", default_value = "auto")]
     sparsity: SparsityRequest,
-    /// How to make weights satisfy the pattern: none or magnitude
-    #[arg(long, value_name = "METHOD", default_value = "none", value_parser = values::prune_method)]
+    /// How to make weights satisfy the pattern: none, magnitude, wanda or sparsegpt
+    #[arg(long, value_name = "METHOD", default_value = "none")]
     prune: PruneMethod,
     /// Inputs such as the model sees in use, by which --prune weighs weights: a .npz file that has one batch of all inputs by name, or a folder
     /// of them; random ones without
@@ -145,8 +148,9 @@ impl Compile {
             })?),
             None => options,
         };
-        let spinner = Spinner::start();
-        let mut watch = Watch { spinner: &spinner, emit: &self.emit_after, plan: &self.output };
+        values::warn_without_calibration(options.prune_methods(), options.calibration.as_deref());
+        let spinner = Arc::new(Spinner::start());
+        let mut watch = Watch { spinner: spinner.clone(), emit: &self.emit_after, plan: &self.output };
         let compiled =
             compile(&self.model, &options, &mut watch).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))?;
         spinner.say("write");
@@ -160,7 +164,7 @@ impl Compile {
         for path in &self.report {
             write_report(path, &report)?;
         }
-        drop(spinner);
+        spinner.stop();
         if self.verbose {
             // Logging goes on without a reader.
             let _ = log_passes(&mut io::stderr().lock(), &compiled.reports);
@@ -197,7 +201,7 @@ impl Compile {
 }
 
 struct Watch<'a> {
-    spinner: &'a Spinner,
+    spinner: Arc<Spinner>,
     emit: &'a [EmitAfter],
     plan: &'a Path,
 }
@@ -205,6 +209,10 @@ struct Watch<'a> {
 impl Observer for Watch<'_> {
     fn stage(&mut self, stage: Stage) {
         self.spinner.say(stage);
+    }
+
+    fn progress(&self) -> Arc<dyn Progress + Send> {
+        self.spinner.clone()
     }
 
     fn after_pass(&mut self, pass: &Pass, graph: &Graph) -> io::Result<()> {

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use super::failure::{Complaint, Failure, Result};
 use super::output::log_passes;
-use super::values;
 use crate::ir::sidecar;
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
 use crate::passes::{by_names, ignore, run_passes};
@@ -35,8 +34,8 @@ pub struct Opt {
     /// Sparsity pattern of the products: auto, dense, 2:4, 4:6, 6:8, 8:10, 10:12, 12:14 or 14:16
     #[arg(long, value_name = "PATTERN", default_value = "auto")]
     sparsity: SparsityRequest,
-    /// How to make weights satisfy the pattern: none or magnitude
-    #[arg(long, value_name = "METHOD", default_value = "none", value_parser = values::prune_method)]
+    /// How to make weights satisfy the pattern: none, magnitude, wanda or sparsegpt
+    #[arg(long, value_name = "METHOD", default_value = "none")]
     prune: PruneMethod,
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::failure::Result;
 use crate::passes::PassReport;
+use crate::pruning::Progress;
 
 /// Whether a column holds numbers, which line up on the right.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,14 +87,18 @@ pub fn json(out: &mut dyn Write, value: &impl Serialize) -> Result {
     Ok(())
 }
 
-/// A spinner on stderr while the user waits; nothing where stderr is no terminal.
+/// A spinner on stderr while the user waits, and a bar while it is known how long; nothing where stderr is no terminal.
 pub struct Spinner(ProgressBar);
+
+/// The spinner's look, and the bar's.
+const SPINNER: &str = "{spinner} {msg}";
+const BAR: &str = "{spinner} {bar:30} {percent}%, {eta} left: {msg}";
 
 impl Spinner {
     /// Starts to spin.
     pub fn start() -> Self {
         let bar = ProgressBar::new_spinner();
-        bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant"));
+        bar.set_style(style(SPINNER));
         bar.enable_steady_tick(Duration::from_millis(100));
         Spinner(bar)
     }
@@ -101,6 +106,36 @@ impl Spinner {
     /// What is being done now.
     pub fn say(&self, what: impl Display) {
         self.0.set_message(what.to_string());
+    }
+
+    /// Takes it away, before its time.
+    pub fn stop(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are constants")
+}
+
+impl Progress for Spinner {
+    fn begin(&self, work: u64) {
+        self.0.set_length(work);
+        self.0.set_position(0);
+        self.0.reset_eta();
+        self.0.set_style(style(BAR));
+    }
+
+    fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    fn advance(&self, work: u64) {
+        self.0.inc(work);
+    }
+
+    fn end(&self) {
+        self.0.set_style(style(SPINNER));
     }
 }
 

@@ -4,6 +4,7 @@ use sliderun::dim::Bindings;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::tool::run::read_input;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -64,6 +65,18 @@ pub fn calibration(path: Option<&Path>) -> super::Result<Option<Arc<Calibration>
     path.map(read).transpose()
 }
 
+/// Says on stderr that a method goes by made-up inputs, where it does.
+pub fn warn_without_calibration(methods: impl IntoIterator<Item = PruneMethod>, calibration: Option<&Calibration>) {
+    let needy = methods.into_iter().find(|method| method.needs_calibration());
+    if let (Some(method), None) = (needy, calibration) {
+        // Warnings go on without a reader.
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {method} goes by what the model's inputs are like, and none are given: random ones say little; --calib takes real ones"
+        );
+    }
+}
+
 /// `NAME=MIN..MAX` or `NAME=VALUE`.
 ///
 /// # Errors
@@ -96,17 +109,6 @@ pub fn symbols(text: &str) -> Result<Bindings, String> {
     sliderun::tool::symbols::parse(text).map_err(|e| e.to_string())
 }
 
-/// A pruning method; those that are planned but not there are told from those that are unknown.
-///
-/// # Errors
-/// A method that this version does not have.
-pub fn prune_method(text: &str) -> Result<PruneMethod, String> {
-    match text {
-        "wanda" | "sparsegpt" => Err(format!("{text} is not available yet; this version has none and magnitude")),
-        _ => text.parse().map_err(|e: crate::options::UnknownOption| e.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,11 +131,5 @@ mod tests {
         for bad in ["x", "=a", "x="] {
             assert!(bad.parse::<NamedFile>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn planned_methods_are_told_from_unknown_ones() {
-        assert!(prune_method("wanda").unwrap_err().contains("not available yet"));
-        assert!(prune_method("luck").unwrap_err().contains("none or magnitude"));
     }
 }

@@ -58,7 +58,9 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     }
     if context.options.strict && !refusals.is_empty() {
         let help = match context.options.prune {
-            PruneMethod::None => "--prune magnitude makes the pattern hold; without --strict such layers stay dense",
+            PruneMethod::None => {
+                "--prune magnitude, or better sparsegpt with --calib, makes the pattern hold; without --strict such layers stay dense"
+            }
             _ => "without --strict such layers stay dense",
         };
         return Err(PassError::Refused { nodes: refusals, help: help.into() });

@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::ir::Graph;
 use crate::ir::verify::{InvalidGraph, verify};
 use crate::options::CompileOptions;
+use crate::pruning::{Progress, PruningError};
 use crate::recipe::{Asked, RecipeError};
 
 mod choose;
@@ -92,6 +93,8 @@ impl Pass {
 pub struct PassContext<'a> {
     /// What the user asked for.
     pub options: &'a CompileOptions,
+    /// Is told how far a pass is that takes long.
+    pub progress: &'a dyn Progress,
     /// Where it says what it did and declined.
     pub report: PassReport,
     /// The verdicts on products with constant weights, so far; they live through the whole pipeline.
@@ -103,7 +106,8 @@ pub struct PassContext<'a> {
 impl<'a> PassContext<'a> {
     /// The context of a pipeline's beginning.
     pub fn new(options: &'a CompileOptions) -> Self {
-        PassContext { options, report: PassReport::default(), verdicts: Vec::new(), choices: BTreeMap::new() }
+        let (report, verdicts, choices) = (PassReport::default(), Vec::new(), BTreeMap::new());
+        PassContext { options, progress: &(), report, verdicts, choices }
     }
 }
 
@@ -138,6 +142,10 @@ pub enum PassError {
     #[error(transparent)]
     #[diagnostic(help("`slidec compile --write-recipe` writes one that names every product; * stands for any characters"))]
     Recipe(#[from] RecipeError),
+    /// Pruning by activations needs them.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pruning(PruningError),
     /// Local rules undo each other.
     #[error("the rules still find something to rewrite after {sweeps} sweeps over the graph")]
     #[diagnostic(help("this is a defect of slidec"))]
@@ -201,7 +209,7 @@ pub fn ignore(_: &Pass, _: &Graph) -> std::io::Result<()> {
 /// # Errors
 /// See [`run_passes`].
 pub fn run_pipeline(graph: &mut Graph, options: &CompileOptions, after: Hook<'_>) -> Result<Outcome, PipelineError> {
-    run_passes(graph, PIPELINE.iter(), options, after)
+    run_passes(graph, PIPELINE, options, after)
 }
 
 /// Runs passes in the order given.
@@ -214,7 +222,21 @@ pub fn run_passes<'p>(
     options: &CompileOptions,
     after: Hook<'_>,
 ) -> Result<Outcome, PipelineError> {
-    let mut context = PassContext::new(options);
+    run_passes_told(graph, passes, options, &(), after)
+}
+
+/// As [`run_passes`], and tells how far passes are that take long.
+///
+/// # Errors
+/// See [`run_passes`].
+pub fn run_passes_told<'p>(
+    graph: &mut Graph,
+    passes: impl IntoIterator<Item = &'p Pass>,
+    options: &CompileOptions,
+    progress: &dyn Progress,
+    after: Hook<'_>,
+) -> Result<Outcome, PipelineError> {
+    let mut context = PassContext { progress, ..PassContext::new(options) };
     let mut reports = Vec::new();
     for pass in passes {
         let start = Instant::now();

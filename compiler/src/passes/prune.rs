@@ -1,60 +1,48 @@
 //! `prune`: the weights of products get the pattern that was asked for. Runs only where the options or a recipe ask for pruning; numbers change nowhere else.
 
-use std::collections::BTreeMap;
-
-use super::product::{ORIENTATION, Product, check_recipe};
+use super::product::{Product, check_recipe};
 use super::{Pass, PassContext, PassError};
 use crate::ir::Graph;
 use crate::options::{PruneMethod, SparsityRequest};
-use crate::sparsity::prune::prune_by_magnitude;
+use crate::pruning::{Layer, Setting, Task, prune};
 
 /// The pass.
 pub const PASS: Pass =
-    Pass { name: "prune", summary: "with --prune: zero the smallest weights so that the pattern asked for holds", run };
+    Pass { name: "prune", summary: "with --prune: zero the least important weights so that the pattern asked for holds", run };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     check_recipe(graph, context.options)?;
-    // A weight that several products share is pruned once.
-    let mut pruned = BTreeMap::new();
-    for product in Product::all(graph) {
-        let name = graph.node(product.node).name.clone();
-        let asked = context.options.asked(&name);
-        let (PruneMethod::Magnitude, SparsityRequest::Pattern(pattern)) = (asked.prune, asked.sparsity) else {
-            continue;
-        };
-        if let Some(reason) = product.ineligible(graph) {
-            context.report.declined(name, reason);
-            continue;
+    let task = |product: Product| {
+        let asked = context.options.asked(&graph.node(product.node).name);
+        match (asked.prune, asked.sparsity) {
+            (PruneMethod::None, _) => None,
+            (method, SparsityRequest::Pattern(pattern)) => Some(Task { product, pattern, method }),
+            _ => None,
         }
-        let replacement = match pruned.get(&(product.weight, pattern)) {
-            Some(known) => *known,
-            None => {
-                let constant = graph.constant(product.weight).expect("an eligible product has a constant weight");
-                match prune_by_magnitude(constant, ORIENTATION, pattern) {
-                    Err(error) => {
-                        context.report.declined(name, error.to_string());
-                        continue;
-                    }
-                    Ok((_, report)) if report.removed == 0 => {
-                        context.report.declined(name, format!("the weight satisfies {pattern} as it is"));
-                        continue;
-                    }
-                    Ok((constant, report)) => {
-                        let share = 100.0 * report.removed as f64 / report.elements as f64;
-                        let energy = 100.0 * report.kept_energy;
-                        let what = format!(
-                            "pruned to {pattern} by magnitude: {share:.1} % of the weights went, {energy:.2} % of their energy stays"
-                        );
-                        context.report.did([name], what);
-                        let weight_name = format!("{}.pruned", graph.output(product.weight).name);
-                        let new = graph.add_constant(&weight_name, constant);
-                        pruned.insert((product.weight, pattern), new);
-                        new
-                    }
-                }
-            }
-        };
-        graph.set_input(product.node, 1, Some(replacement));
+    };
+    let tasks: Vec<Task> = Product::all(graph).into_iter().filter_map(task).collect();
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let calibration = context.options.calibration.as_deref();
+    let setting = Setting { calibration, progress: context.progress, checkpoint: None };
+    let results = prune(graph, &tasks, &setting).map_err(PassError::Pruning)?;
+    for (task, result) in tasks.iter().zip(results) {
+        let name = graph.node(task.product.node).name.clone();
+        match result {
+            Err(reason) => context.report.declined(name, reason),
+            Ok(Layer { method: PruneMethod::None, note, .. }) => context.report.declined(name, note.unwrap_or_default()),
+            Ok(layer) => context.report.did([name], told(&layer, task)),
+        }
     }
     Ok(())
+}
+
+fn told(layer: &Layer, task: &Task) -> String {
+    let (share, energy) = (100.0 * layer.pruned.share(), 100.0 * layer.pruned.kept_energy);
+    let error = layer.output_error.map_or(String::new(), |e| format!(", output error {e:.4}"));
+    let note = layer.note.as_ref().map_or(String::new(), |note| format!(" ({note})"));
+    let Task { pattern, .. } = task;
+    let by = layer.method;
+    format!("pruned to {pattern} by {by}: {share:.1} % of the weights went, {energy:.2} % of their energy stays{error}{note}")
 }

@@ -41,6 +41,11 @@ pub fn satisfied(weight: &Weight) -> Vec<Pattern> {
     detect(weight).iter().filter(|d| d.holds()).map(|d| d.pattern).collect()
 }
 
+/// Whether one pattern holds.
+pub fn holds(weight: &Weight, pattern: Pattern) -> bool {
+    weight.rows().all(|row| row.chunks(pattern.block()).all(|b| non_zeros(b) <= pattern.kept()))
+}
+
 fn non_zeros(block: &[f32]) -> usize {
     block.iter().filter(|v| **v != 0.0).count()
 }
@@ -68,6 +73,9 @@ mod tests {
             (&["xx..", "xxxx"], "4:6 6:8 8:10 10:12 12:14 14:16"),
             (&["xx..", "x.x."], "2:4 4:6 6:8 8:10 10:12 12:14 14:16"),
         ] {
+            for pattern in Pattern::ALL {
+                assert_eq!(holds(&weight(rows), pattern), expected.split(' ').any(|p| p == pattern.to_string()), "{rows:?}");
+            }
             let found: Vec<String> = satisfied(&weight(rows)).iter().map(Pattern::to_string).collect();
             assert_eq!(found.join(" "), expected, "{rows:?}");
         }

@@ -14,5 +14,5 @@ pub mod quantize;
 pub mod weight;
 
 pub use decompose::{Decomposed, NotSparse, decompose};
-pub use detect::{Detection, detect, satisfied};
+pub use detect::{Detection, detect, holds, satisfied};
 pub use weight::{Orientation, Weight, WeightError};

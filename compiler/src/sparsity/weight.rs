@@ -1,5 +1,6 @@
 //! A constant weight seen as [N, K], one row per output channel.
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use sliderun::cpu;
@@ -76,6 +77,28 @@ impl Weight {
         Ok(weight)
     }
 
+    /// A constant that stores the weight as `orientation` says, rounded to `dtype`: F32, F16 or Bf16.
+    ///
+    /// # Panics
+    /// For other element types, which no weight is read from.
+    pub fn to_constant(&self, dtype: DType, orientation: Orientation) -> Constant {
+        let turned;
+        let (shape, stored) = match orientation {
+            Orientation::NK => ([self.n, self.k], &self.values),
+            Orientation::KN => {
+                turned = transpose(&self.values, self.n, self.k);
+                ([self.k, self.n], &turned)
+            }
+        };
+        let data = match dtype {
+            DType::F32 => Bytes::copy_from_slice(bytemuck::cast_slice(stored)),
+            DType::F16 => stored.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::Bf16 => stored.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            other => panic!("weights are read from f32, f16 and bf16, not from {other}"),
+        };
+        Constant { dtype, shape: shape.to_vec(), data }
+    }
+
     /// The rows, one per output channel.
     pub fn rows(&self) -> impl IndexedParallelIterator<Item = &[f32]> {
         self.values.par_chunks_exact(self.k)
@@ -108,7 +131,6 @@ fn transpose(from: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn constant(dtype: DType, shape: &[usize], data: Vec<u8>) -> Constant {
         Constant { dtype, shape: shape.to_vec(), data: Bytes::from(data) }
@@ -128,7 +150,12 @@ mod tests {
         let halves = nk.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         assert_eq!(Weight::read(&constant(DType::F16, &[n, k], halves), Orientation::NK), Ok(expected.clone()));
         let brains = nk.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
-        assert_eq!(Weight::read(&constant(DType::Bf16, &[n, k], brains), Orientation::NK), Ok(expected));
+        assert_eq!(Weight::read(&constant(DType::Bf16, &[n, k], brains), Orientation::NK), Ok(expected.clone()));
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            for orientation in [Orientation::KN, Orientation::NK] {
+                assert_eq!(Weight::read(&expected.to_constant(dtype, orientation), orientation).as_ref(), Ok(&expected));
+            }
+        }
     }
 
     #[test]

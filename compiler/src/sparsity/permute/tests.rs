@@ -1,6 +1,6 @@
 use super::*;
 use crate::sparsity::Weight;
-use crate::sparsity::prune::magnitude_mask;
+use crate::sparsity::prune::magnitude;
 
 fn pattern(text: &str) -> Pattern {
     text.parse().unwrap()
@@ -26,9 +26,10 @@ fn in_order(weight: &Weight, order: &[usize]) -> Weight {
 
 /// Share of the squares that magnitude pruning keeps.
 fn kept(weight: &Weight, pattern: Pattern) -> f64 {
-    let squares = || weight.values.iter().map(|v| f64::from(*v).powi(2));
-    let mask = magnitude_mask(weight, pattern);
-    squares().zip(mask).filter(|(_, keep)| *keep).map(|(v, _)| v).sum::<f64>() / squares().sum::<f64>()
+    let squares = |weight: &Weight| weight.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    let mut pruned = weight.clone();
+    magnitude::prune(&mut pruned, pattern);
+    squares(&pruned) / squares(weight)
 }
 
 #[test]
