@@ -39,7 +39,7 @@ use crate::ir::Graph;
 use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda, missed};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
-use crate::options::{CompileOptions, Target, Variants};
+use crate::options::{CompileOptions, Smoothing, Target, Variants, WeightScales};
 use crate::passes::{PIPELINE, Pass, PassReport, PipelineError, run_passes, run_passes_told};
 use crate::pruning::Progress;
 use crate::recipe::Recipe;
@@ -199,9 +199,10 @@ fn compile_from(
     let mut graph = imported;
     let progress = observer.progress();
     let mut after = |pass: &Pass, graph: &Graph| observer.after_pass(pass, graph);
-    // What prunes is done once for all devices: it may take long, and all are to have the same weights.
+    // What smooths and prunes is done once for all devices: it may take long, and all are to have the same weights.
     let pruned = PIPELINE.iter().position(|p| p.name == "prune").map_or(0, |at| at + 1);
-    let (common, own) = PIPELINE.split_at(if options.prune_methods().next().is_none() { 0 } else { pruned });
+    let changes_weights = options.calibration.is_some() || options.prune_methods().next().is_some();
+    let (common, own) = PIPELINE.split_at(if changes_weights { pruned } else { 0 });
     let mut reports = run_passes_told(&mut graph, common, &for_cpu, &*progress, &mut after)?.reports;
     let for_gpus = graph.clone();
     let mut outcome = run_passes(&mut graph, own, &for_cpu, &mut after)?;
@@ -312,6 +313,13 @@ fn spelled(options: &CompileOptions) -> Vec<String> {
         format!("--precision={}", options.precision),
         format!("--target={}", list(options.targets.iter().map(ToString::to_string).collect())),
     ];
+    if options.smooth != Smoothing::default() {
+        out.push(format!("--smooth={}", options.smooth));
+    }
+    if options.weight_scales != WeightScales::default() {
+        out.push(format!("--weight-scales={}", options.weight_scales));
+    }
+    out.extend(options.max_layer_error.map(|limit| format!("--max-layer-error={limit}")));
     if options.variants != Variants::default() {
         out.push(format!("--variants={}", options.variants));
     }

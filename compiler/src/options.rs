@@ -28,6 +28,12 @@ pub struct CompileOptions {
     pub calibration: Option<Arc<Calibration>>,
     /// What single products are asked to be in place of that, by the names of their nodes. [`CompileOptions::with_recipe`] sets it.
     pub recipe: Option<Arc<Recipe>>,
+    /// Whether activations of 8-bit products share with the weights what stands out in them.
+    pub smooth: Smoothing,
+    /// How the scales of 8-bit weights are found.
+    pub weight_scales: WeightScales,
+    /// What an 8-bit product may lose on the calibration data, ‖y' − y‖ / ‖y‖; beyond it stays in a higher precision. No limit without.
+    pub max_layer_error: Option<f64>,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
     /// How many variants a plan for GPUs has.
@@ -80,6 +86,9 @@ impl Default for CompileOptions {
             prune: PruneMethod::None,
             calibration: None,
             recipe: None,
+            smooth: Smoothing::Auto,
+            weight_scales: WeightScales::Auto,
+            max_layer_error: None,
             strict: false,
             variants: Variants::Auto,
             timings: Timings::default(),
@@ -214,6 +223,30 @@ impl PruneMethod {
 }
 
 named! {
+    /// Whether what stands out in the activations of 8-bit products is shared with their weights.
+    Smoothing, "kind of smoothing", "auto or none" {
+        /// With calibration data, where products lose less so on it; not without.
+        #[default]
+        Auto => "auto",
+        /// Nowhere.
+        None => "none",
+    }
+}
+
+named! {
+    /// How the scales of 8-bit weights are found, one for each output channel.
+    WeightScales, "way to find scales", "auto, absmax or least-error" {
+        /// The least error with calibration data, the largest magnitude without.
+        #[default]
+        Auto => "auto",
+        /// By the largest magnitude.
+        AbsMax => "absmax",
+        /// By search for the least squared error, weighted by the inputs' second moments where there is calibration data.
+        LeastError => "least-error",
+    }
+}
+
+named! {
     /// How many variants the program for GPUs of a plan with sparse products has.
     Variants, "choice of variants", "auto or one" {
         /// Sparse as asked for, all dense, and between them sparse where that is estimated to pay. The runtime takes what is fastest.
@@ -271,6 +304,12 @@ mod tests {
         }
         for p in PruneMethod::ALL {
             assert_eq!(p.to_string().parse::<PruneMethod>().as_ref(), Ok(p));
+        }
+        for s in WeightScales::ALL {
+            assert_eq!(s.to_string().parse::<WeightScales>().as_ref(), Ok(s));
+        }
+        for s in Smoothing::ALL {
+            assert_eq!(s.to_string().parse::<Smoothing>().as_ref(), Ok(s));
         }
         for s in ["cpu", "sm_80", "sm_90a"] {
             assert_eq!(s.parse::<Target>().unwrap().to_string(), s);

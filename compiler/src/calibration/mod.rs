@@ -8,6 +8,7 @@
 
 mod activations;
 pub(crate) mod held;
+mod row_statistics;
 pub mod walk;
 
 use sliderun::dim::Bindings;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use activations::{Rows, activations};
+pub use row_statistics::{RowStatistics, row_statistics};
 
 use crate::ir::eval::{EvaluateError, bind};
 use crate::ir::{Graph, ValueRef};

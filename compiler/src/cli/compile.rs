@@ -15,7 +15,7 @@ use super::values::{self, NamedFile};
 use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
-use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target, Variants};
+use crate::options::{CompileOptions, Precision, PruneMethod, Smoothing, SparsityRequest, Target, Variants, WeightScales};
 use crate::passes::Pass;
 use crate::pruning::Progress;
 use crate::recipe::Recipe;
@@ -49,7 +49,7 @@ pub struct Compile {
     /// How to make weights satisfy the pattern: none, magnitude, wanda or sparsegpt
     #[arg(long, value_name = "METHOD", default_value = "none")]
     prune: PruneMethod,
-    /// Inputs such as the model sees in use, by which --prune weighs weights: a .npz file that has one batch of all inputs by name, or a folder
+    /// Inputs such as the model sees in use, by which --prune weighs weights and 8-bit products are quantized: a .npz file that has one batch of all inputs by name, or a folder
     /// of them; random ones without
     #[arg(long, value_name = "FILE.npz|DIR")]
     calib: Option<PathBuf>,
@@ -62,6 +62,16 @@ pub struct Compile {
     /// Writes what every product was asked to be, to be edited and given back with --recipe
     #[arg(long, value_name = "FILE.toml")]
     write_recipe: Option<PathBuf>,
+    /// Whether activations of 8-bit products share with the weights what stands out in them: auto (where they lose less so on the
+    /// calibration data) or none
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    smooth: Smoothing,
+    /// How the scales of 8-bit weights are found: auto (least-error with calibration data), absmax or least-error
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    weight_scales: WeightScales,
+    /// Keeps 8-bit products in a higher precision that lose more than this on the calibration data, relatively, like 0.05
+    #[arg(long, value_name = "ERROR", requires = "calib", value_parser = max_layer_error)]
+    max_layer_error: Option<f64>,
     /// Devices that the plan is for: cpu, and GPUs like sm_80, sm_89, sm_90a
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
     target: Vec<Target>,
@@ -113,6 +123,11 @@ impl EmitAfter {
     }
 }
 
+fn max_layer_error(text: &str) -> std::result::Result<f64, String> {
+    let limit = text.parse().ok().filter(|limit: &f64| limit.is_finite() && *limit >= 0.0);
+    limit.ok_or_else(|| "a number like 0.05 was expected".to_owned())
+}
+
 fn report_path(text: &str) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);
     match path.extension().and_then(|e| e.to_str()) {
@@ -134,6 +149,9 @@ impl Compile {
             prune: self.prune,
             calibration: values::calibration(self.calib.as_deref())?,
             recipe: None,
+            smooth: self.smooth,
+            weight_scales: self.weight_scales,
+            max_layer_error: self.max_layer_error,
             strict: self.strict,
             variants: self.variants,
             timings: self.timings()?,

@@ -15,7 +15,9 @@ use super::fold_constants::evaluate;
 use super::product::Product;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, ValueRef, WeightForm};
-use crate::sparsity::{Decomposed, decompose, quantize::quantize};
+use crate::sparsity::quantize::quantize_by;
+use crate::sparsity::scales::Scales;
+use crate::sparsity::{Decomposed, decompose};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -31,7 +33,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
             continue;
         };
         let name = graph.node(product.node).name.clone();
-        let weight = match encode(graph, product, form) {
+        let weight = match encode(graph, product, form, context.scales(graph, product.activation)) {
             Ok(weight) => weight,
             Err(reason) => {
                 context.report.declined(name, reason);
@@ -59,9 +61,9 @@ enum EncodedWeight {
     Sparse(Decomposed),
 }
 
-fn encode(graph: &Graph, product: Product, form: WeightForm) -> Result<Encoded, String> {
+fn encode(graph: &Graph, product: Product, form: WeightForm, scales: Scales<'_>) -> Result<Encoded, String> {
     let weight = product.read_weight(graph).map_err(|e| e.to_string())?;
-    let quantized = quantize(&weight, form.to);
+    let quantized = quantize_by(&weight, form.to, scales);
     let scales = quantized.scales.map(|s| Tensor::from_slice(&[s.len()], &s).expect("one scale per output channel"));
     let weight = match form.pattern {
         None => EncodedWeight::Dense(quantized.values),

@@ -10,11 +10,13 @@ use sliderun::op::InferError;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::ir::Graph;
+use crate::calibration::CalibrationError;
 use crate::ir::verify::{InvalidGraph, verify};
-use crate::options::CompileOptions;
+use crate::ir::{Graph, ValueRef};
+use crate::options::{CompileOptions, WeightScales};
 use crate::pruning::{Progress, PruningError};
 use crate::recipe::{Asked, RecipeError};
+use crate::sparsity::scales::Scales;
 
 mod choose;
 mod conv_to_matmul;
@@ -31,6 +33,7 @@ mod fuse_rotary;
 mod fuse_silu;
 mod fuse_softmax;
 mod lift;
+mod limit_error;
 pub mod matching;
 mod merge;
 mod narrow;
@@ -40,6 +43,7 @@ mod prune;
 pub mod report;
 pub mod rewrite;
 mod row_elements;
+mod smooth;
 mod split_epilogues;
 mod statistics;
 mod widen;
@@ -59,8 +63,10 @@ pub const PIPELINE: &[Pass] = &[
     fuse_softmax::PASS,
     fuse_bias::PASS,
     fuse_rotary::PASS,
+    smooth::PASS,
     prune::PASS,
     choose::PASS,
+    limit_error::PASS,
     fuse_attention::PASS,
     merge::PASS,
     fuse_activation::PASS,
@@ -101,13 +107,31 @@ pub struct PassContext<'a> {
     pub verdicts: Vec<Verdict>,
     /// What each product that can be sparse or quantized was asked to be, by the name of its node.
     pub choices: BTreeMap<String, Asked>,
+    /// The second moments of activations' channels on the calibration data, by the values' names, for those that 8-bit products read.
+    pub moments: BTreeMap<String, Vec<f32>>,
 }
 
 impl<'a> PassContext<'a> {
     /// The context of a pipeline's beginning.
     pub fn new(options: &'a CompileOptions) -> Self {
-        let (report, verdicts, choices) = (PassReport::default(), Vec::new(), BTreeMap::new());
-        PassContext { options, progress: &(), report, verdicts, choices }
+        PassContext {
+            options,
+            progress: &(),
+            report: PassReport::default(),
+            verdicts: Vec::new(),
+            choices: BTreeMap::new(),
+            moments: BTreeMap::new(),
+        }
+    }
+
+    /// How the scales of 8-bit weights are found that multiply this activation.
+    pub fn scales(&self, graph: &Graph, activation: ValueRef) -> Scales<'_> {
+        let moments = self.moments.get(&graph.output(activation).name).map(Vec::as_slice);
+        match self.options.weight_scales {
+            WeightScales::Auto if moments.is_none() => Scales::AbsMax,
+            WeightScales::AbsMax => Scales::AbsMax,
+            WeightScales::Auto | WeightScales::LeastError => Scales::LeastError(moments),
+        }
     }
 }
 
@@ -146,6 +170,10 @@ pub enum PassError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Pruning(PruningError),
+    /// The model cannot be run on the calibration data.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Calibration(#[from] CalibrationError),
     /// Local rules undo each other.
     #[error("the rules still find something to rewrite after {sweeps} sweeps over the graph")]
     #[diagnostic(help("this is a defect of slidec"))]

@@ -5,10 +5,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use sliderun::dtype::{DType, Element};
 use sliderun::f8::F8E4M3;
-use sliderun::sparse::symmetric_scale;
 use sliderun::tensor::Tensor;
 
 use super::Weight;
+use super::scales::{Code, RowScale, Scales, by_absmax, by_error};
 
 /// A weight in the element type that it is multiplied in.
 #[derive(Clone, Debug)]
@@ -19,15 +19,24 @@ pub struct QuantizedWeight {
     pub scales: Option<Vec<f32>>,
 }
 
-/// Converts a weight to `to`: I8, F8e4m3, Bf16, F16 or F32. For the first two, `scale[n]` is [`symmetric_scale`] of
-/// `absmax(w[n, ..])` and `q = round_half_even(w / scale)`.
+/// [`quantize_by`] the largest magnitude of each output channel.
 ///
 /// # Panics
-/// For another element type: which ones exist is checked where options are read.
+/// As that.
 pub fn quantize(weight: &Weight, to: DType) -> QuantizedWeight {
+    quantize_by(weight, to, Scales::AbsMax)
+}
+
+/// Converts a weight to `to`: I8, F8e4m3, Bf16, F16 or F32. For the first two, `q = round_half_even(w / divisor[n])`, of magnitude 127 or 448
+/// at most, and `scale[n]` are found as `scales` says; by largest magnitude, both are `absmax(w[n, ..])` divided by 127 or 448. Zeros stay
+/// zeros whatever the scales, and a row of zeros (or of magnitudes below [`sliderun::sparse::TINY`]) has scale 1.
+///
+/// # Panics
+/// For another element type: which ones exist is checked where options are read. For moments that are not one per input.
+pub fn quantize_by(weight: &Weight, to: DType, scales: Scales<'_>) -> QuantizedWeight {
     match to {
-        DType::I8 => per_channel(weight, 127.0, |v| v.round_ties_even() as i8),
-        DType::F8e4m3 => per_channel(weight, F8E4M3::MAX, F8E4M3::from_f32),
+        DType::I8 => per_channel(weight, scales, |v| v.round_ties_even().clamp(-127.0, 127.0) as i8),
+        DType::F8e4m3 => per_channel(weight, scales, F8E4M3::from_f32),
         DType::Bf16 => rounded(weight, bf16::from_f32),
         DType::F16 => rounded(weight, f16::from_f32),
         DType::F32 => rounded(weight, |v| v),
@@ -35,18 +44,27 @@ pub fn quantize(weight: &Weight, to: DType) -> QuantizedWeight {
     }
 }
 
-fn per_channel<T: Element>(weight: &Weight, largest: f32, encode: fn(f32) -> T) -> QuantizedWeight {
-    let scale = |row: &[f32]| symmetric_scale(row.iter().fold(0.0f32, |m, v| m.max(v.abs())), largest);
-    let scales: Vec<Option<f32>> = weight.rows().map(scale).collect();
+fn per_channel<T: Element + Code>(weight: &Weight, scales: Scales<'_>, encode: fn(f32) -> T) -> QuantizedWeight {
+    let alike = vec![1.0; weight.k];
+    let rows: Vec<Option<RowScale>> = match scales {
+        Scales::AbsMax => weight.rows().map(by_absmax::<T>).collect(),
+        Scales::LeastError(moments) => {
+            let moments = moments.unwrap_or(&alike);
+            assert_eq!(moments.len(), weight.k, "there is one moment for each input");
+            weight.rows().map(|row| by_error::<T>(row, moments)).collect()
+        }
+    };
     let zero = encode(0.0);
     let values: Vec<T> = weight
         .rows()
-        .zip(&scales)
-        .flat_map_iter(|(row, scale)| row.iter().map(move |v| scale.map_or(zero, |s| encode(v / s))))
+        .zip(&rows)
+        .flat_map_iter(|(row, by)| row.iter().map(move |v| by.map_or(zero, |by| encode(v / by.divisor))))
         .collect();
-    QuantizedWeight { values: matrix(weight, &values), scales: Some(scales.into_iter().map(|s| s.unwrap_or(1.0)).collect()) }
+    QuantizedWeight {
+        values: matrix(weight, &values),
+        scales: Some(rows.iter().map(|by| by.map_or(1.0, |by| by.scale)).collect()),
+    }
 }
-
 fn rounded<T: Element>(weight: &Weight, round: fn(f32) -> T) -> QuantizedWeight {
     let values: Vec<T> = weight.values.par_iter().map(|v| round(*v)).collect();
     QuantizedWeight { values: matrix(weight, &values), scales: None }
