@@ -74,8 +74,8 @@ mod tests {
     const GRAPH: &str = r#"
         symbols { n: 1..64 }
         input %x: f32[n, 32]
-        const %w: f32[32, 24] = random(seed: 1, pattern: "6:8")
-        const %v: f32[32, 24] = random(seed: 2, pattern: "6:8")
+        const %w: f32[32, 32] = random(seed: 1, pattern: "6:8")
+        const %v: f32[32, 32] = random(seed: 2, pattern: "6:8")
         const %large: f32[32] = [64.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
             1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
         %p! = MatMul(%x, %w) node "even" origin self
@@ -89,7 +89,7 @@ mod tests {
         // That channel counts for nothing: all that is left of it is how coarse it makes the others.
         let uneven = Product::all(&graph)[1];
         let mut weight = graph.constant(uneven.weight).unwrap().to_tensor();
-        weight.as_mut_slice::<f32>().unwrap()[..24].fill(0.0);
+        weight.as_mut_slice::<f32>().unwrap()[..32].fill(0.0);
         let weight = graph.add_constant("without", Constant::from_tensor(&weight));
         graph.set_input(uneven.node, 1, Some(weight));
         let numbers: Vec<f32> = (0..40 * 32).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
