@@ -324,9 +324,7 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
                     load_matrices(queries[k], panel + panel_offset(lane % 16, k % 4 * 2 + lane / 16));
                 }
                 pin(queries);
-                // All lanes have read before one says so.
-                __syncwarp();
-                arrive_warp(shared.queries_empty());
+                arrive(shared.queries_empty());
             }
             auto multiply_keys = [&](int slot) {
                 begin_products();
@@ -370,7 +368,7 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArguments<T, Mask>
                 for (int i = 0; i < Tile::E / 2; ++i) sums[i] *= shrink[i / 2 % 2];
                 pack_probabilities();
             }
-            if constexpr (!QUERIES_HELD) arrive_warp(shared.queries_empty());
+            if constexpr (!QUERIES_HELD) arrive(shared.queries_empty());
             const int value_slot = await_slot();
             pin(sums);
             pin(probabilities);
@@ -415,10 +413,13 @@ __device__ __forceinline__ void attention_hopper(const AttentionArguments<T, Mas
     const SharedMemory<Tile> memory{(shared_address(shared) + PANEL_ALIGNMENT - 1) / PANEL_ALIGNMENT * PANEL_ALIGNMENT};
     if (threadIdx.x == 0) {
 #pragma unroll
-        for (int i = 0; i <= Tile::SLOTS; ++i) {
+        for (int i = 0; i < Tile::SLOTS; ++i) {
             init_barrier(memory.slot_full(i), WARPGROUP_THREADS);
+            // A warp's products have read a slot when one of its lanes says so; queries are read by each lane.
             init_barrier(memory.slot_empty(i), 4 * Tile::WARPGROUPS);
         }
+        init_barrier(memory.queries_full(), WARPGROUP_THREADS);
+        init_barrier(memory.queries_empty(), WARPGROUP_THREADS * Tile::WARPGROUPS);
     }
     __syncthreads();
     const int warpgroup = threadIdx.x / WARPGROUP_THREADS;
