@@ -32,9 +32,8 @@ pub struct Options {
 /// # Safety
 /// The header's rules for options.
 unsafe fn options(options: *const Options) -> Result<SessionOptions, Failure> {
-    let mut made = SessionOptions::default();
     if options.is_null() {
-        return Ok(made);
+        return Ok(SessionOptions::default());
     }
     // SAFETY: as the caller promises: at least the size is there.
     let size = unsafe { options.cast::<usize>().read() };
@@ -44,11 +43,12 @@ unsafe fn options(options: *const Options) -> Result<SessionOptions, Failure> {
     }
     // SAFETY: as the caller promises, of the size that it says.
     let given = unsafe { options.read() };
-    made.threads = (given.threads > 0).then_some(given.threads);
-    made.memory_limit = (given.memory_limit > 0).then_some(given.memory_limit);
+    let mut made = SessionOptions::default()
+        .with_threads((given.threads > 0).then_some(given.threads))
+        .with_memory_limit((given.memory_limit > 0).then_some(given.memory_limit));
     if !given.variant.is_null() {
         // SAFETY: as the caller promises.
-        made.variant = Some(unsafe { pointer::text(given.variant, "variant") }?.to_owned());
+        made = made.with_variant(unsafe { pointer::text(given.variant, "variant") }?.to_owned());
     }
     Ok(made)
 }

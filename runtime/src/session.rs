@@ -12,6 +12,7 @@ mod execute;
 mod inputs;
 #[cfg(feature = "cuda")]
 mod on_cuda;
+mod options;
 mod outputs;
 mod program;
 
@@ -46,8 +47,15 @@ pub enum SparseForm {
     Dense,
 }
 
-/// How a session runs.
+/// How a session runs: `SessionOptions::default()`, and what is to be otherwise.
+///
+/// ```
+/// # use sliderun::session::SessionOptions;
+/// let options = SessionOptions::default().with_threads(2).with_memory_limit(256 << 20);
+/// assert_eq!(options.threads, Some(2));
+/// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct SessionOptions {
     /// Threads that one run uses; as many as there are processors when `None`.
     pub threads: Option<usize>,

@@ -92,6 +92,7 @@ pub struct Tensor {
 /// Why a tensor could not be made or read as asked.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum TensorError {
     #[error("{dtype}{shape:?} needs {expected} bytes, {actual} were given")]
     WrongLength { dtype: DType, shape: Vec<usize>, expected: usize, actual: usize },

@@ -35,6 +35,7 @@ use crate::session::{Device, SessionError, SessionOptions};
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum ToolError {
     #[error("{}: {source}", path.display())]
     Plan { path: PathBuf, source: PlanError },

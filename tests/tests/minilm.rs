@@ -34,7 +34,7 @@ fn plan(model: &Path, options: &CompileOptions) -> Arc<Plan> {
 }
 
 fn session(plan: &Arc<Plan>, sparse_form: SparseForm) -> Session {
-    Session::new(plan.clone(), Device::Cpu, SessionOptions { sparse_form, ..SessionOptions::default() }).unwrap()
+    Session::new(plan.clone(), Device::Cpu, SessionOptions::default().with_sparse_form(sparse_form)).unwrap()
 }
 
 /// Token ids and a mask whose last third of the last sentence is padding.

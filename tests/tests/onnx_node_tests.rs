@@ -271,7 +271,7 @@ fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap
         .map_err(|e| Outcome::Refused(format!("{}: {}", e.0[0].operator, e.0[0].reason)))?;
     let file = lowered.writer.to_bytes(lowered.manifest).map_err(|e| wrong(&e))?;
     let plan = Plan::from_bytes(file).map_err(|e| wrong(&e))?;
-    let options = SessionOptions { threads: Some(1), ..SessionOptions::default() };
+    let options = SessionOptions::default().with_threads(1);
     let session = Session::new(Arc::new(plan), Device::Cpu, options).map_err(|e| wrong(&e))?;
     let views: Vec<(&str, TensorView<'_>)> = inputs.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
     match session.run(&views) {

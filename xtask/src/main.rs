@@ -8,7 +8,9 @@ mod gpu_bench;
 mod gpu_folder;
 mod gpu_test;
 mod packages;
+mod python;
 mod shell;
+mod size;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +34,8 @@ enum Task {
     Fetch,
     /// CPU benchmark: our plans and ONNX Runtime, interleaved.
     Bench(bench::Options),
+    /// Weigh a small program that embeds the runtime, and list what it depends on; fails past their limits.
+    Size,
     /// A folder of programs, models and plans that tests them on a GPU machine without Rust and network.
     GpuTest(gpu_test::Options),
     /// A folder that measures whole models and their peers on such a machine; with --tables, Markdown of its logs.
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Fetch => packages::fetch_all(),
         Task::Bench(options) => bench::run(&options),
+        Task::Size => size::run(),
         Task::GpuTest(options) => gpu_test::run(&options),
         Task::GpuBench(options) => gpu_bench::run(&options),
     };

@@ -1,17 +1,25 @@
-//! `cargo xtask test`: format, lints, all tests, and the GPU benchmark as far as it goes without a GPU.
+//! `cargo xtask test`: format, lints, all tests, those of the C and Python packages, and the GPU benchmark as far as it goes without a GPU.
 
 use crate::gpu_bench;
 use crate::packages;
+use crate::python;
 use crate::shell::{self, Result, cargo, succeeds};
+use crate::size;
 
 /// Runs everything; the first failure ends it.
 pub fn run() -> Result<()> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     packages::fetch_all()?;
+    size::dependencies()?;
     let cuda = packages::cuda()?;
+    let environment = python::environment()?;
+    let path = environment.as_deref().map(python::path).transpose()?;
     let cargo = || {
         let mut cargo = cargo();
+        if let Some(path) = &path {
+            cargo.env("PATH", path);
+        }
         if let Some(path) = &cuda {
             cargo.env("SLIDERUN_CUDA_PATH", path);
         }
@@ -26,5 +34,8 @@ pub fn run() -> Result<()> {
         shell::run(cargo().args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]))?;
     }
     shell::run(cargo().args(["test", "--workspace", "--doc"]))?;
+    if let Some(environment) = &environment {
+        python::test(environment)?;
+    }
     gpu_bench::rehearse()
 }

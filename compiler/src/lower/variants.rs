@@ -233,13 +233,11 @@ output "r" = %r
             assert_eq!(sizes[0].0, sizes[1].0);
             let plan = &sizes[1].1;
             let run = |variant: &str| {
-                let options = SessionOptions {
-                    threads: Some(1),
-                    cuda_program: true,
-                    variant: Some(variant.to_owned()),
-                    sparse_form: SparseForm::Compressed,
-                    ..SessionOptions::default()
-                };
+                let options = SessionOptions::default()
+                    .with_threads(1)
+                    .with_cuda_program(true)
+                    .with_variant(variant.to_owned())
+                    .with_sparse_form(SparseForm::Compressed);
                 let session = Session::new(plan.clone(), Device::Cpu, options).unwrap();
                 let tensors = random::inputs(session.inputs(), &[("n".to_owned(), 5)].into(), 1).unwrap();
                 let views: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.view())).collect();

@@ -5,6 +5,7 @@ use super::library::LibraryError;
 /// See each message.
 #[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum CudaError {
     #[error(transparent)]
     Library(#[from] LibraryError),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// Why a plan could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum PlanError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },

@@ -6,6 +6,7 @@ use crate::plan::PlanError;
 /// See each message.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum SessionError {
     #[error(transparent)]
     Plan(#[from] PlanError),

@@ -47,8 +47,8 @@ impl Case {
 
     fn session(&self, cuda: CudaOptions) -> Session {
         // Sums of floats must not differ from one session to the next.
-        let cuda = CudaOptions { tuning: Tuning::Off, cache: CacheFolder::Nowhere, ..cuda };
-        Session::new(self.plan.clone(), Device::Cuda(0), SessionOptions { cuda, ..SessionOptions::default() }).unwrap()
+        let cuda = cuda.with_tuning(Tuning::Off).with_cache(CacheFolder::Nowhere);
+        Session::new(self.plan.clone(), Device::Cuda(0), SessionOptions::default().with_cuda(cuda)).unwrap()
     }
 
     fn views(&self, at: usize) -> Vec<(&str, TensorView<'_>)> {
@@ -110,7 +110,7 @@ fn however_it_is_run_a_plan_gives_the_same() {
         assert_eq!(case.run_on_device(&session, at, expected), bytes(expected));
     }
     // One kernel after the other, as where none can be started early; the second run is a graph.
-    let serial = case.session(CudaOptions { no_overlap: true, ..CudaOptions::default() });
+    let serial = case.session(CudaOptions::default().with_no_overlap(true));
     for at in [0, 0, 1, 1] {
         assert_eq!(bytes(&serial.run(&case.views(at)).unwrap()), bytes(&expected[at]));
     }
@@ -134,16 +134,16 @@ fn however_it_is_run_a_plan_gives_the_same() {
 fn kernels_run_without_the_libraries() {
     let Some(case) = Case::find() else { return };
     let cuda = &case.plan.manifest().cuda.as_ref().unwrap().variants[0];
-    let options = SessionOptions { variant: Some(cuda.name.clone()), ..SessionOptions::default() };
-    let reference = SessionOptions { cuda_program: true, sparse_form: SparseForm::Compressed, ..options.clone() };
+    let options = SessionOptions::default().with_variant(cuda.name.clone());
+    let reference = options.clone().with_cuda_program(true).with_sparse_form(SparseForm::Compressed);
     let mut known = BTreeMap::new();
     let cpu = Session::new(case.plan.clone(), Device::Cpu, reference).unwrap();
     cpu.run_traced(&case.views(0), &mut |step| {
         known.extend(step.values.iter().map(|v| (v.name.to_owned(), v.view.to_tensor())));
     })
     .unwrap();
-    let kernels_only = CudaOptions { kernels_only: true, cache: CacheFolder::Nowhere, ..CudaOptions::default() };
-    let session = Session::new(case.plan.clone(), Device::Cuda(0), SessionOptions { cuda: kernels_only, ..options }).unwrap();
+    let kernels_only = CudaOptions::default().with_kernels_only(true).with_cache(CacheFolder::Nowhere);
+    let session = Session::new(case.plan.clone(), Device::Cuda(0), options.with_cuda(kernels_only)).unwrap();
     let kernels: Vec<usize> =
         cuda.launched().filter(|(_, l)| matches!(l.work, Work::Kernel(_))).map(|(steps, _)| steps.end - 1).collect();
     let mut seen = Vec::new();
@@ -194,8 +194,8 @@ fn callers_bring_stream_and_memory() {
     // The default stream, too, which cannot be captured.
     for handle in [stream.handle(), std::ptr::null_mut()] {
         // SAFETY: a stream of the primary context that outlives the session, or the default one.
-        let stream = Some(unsafe { CallerStream::from_raw(handle) });
-        let session = case.session(CudaOptions { stream, allocator: Some(allocator.clone()), ..CudaOptions::default() });
+        let stream = unsafe { CallerStream::from_raw(handle) };
+        let session = case.session(CudaOptions::default().with_stream(stream).with_allocator(allocator.clone()));
         for _ in 0..3 {
             assert_eq!(bytes(&session.run(&case.views(0)).unwrap()), bytes(&expected));
         }
@@ -209,7 +209,7 @@ fn callers_bring_stream_and_memory() {
 #[test]
 fn memory_has_its_limits() {
     let Some(case) = Case::find() else { return };
-    let options = SessionOptions { memory_limit: Some(100), ..SessionOptions::default() };
+    let options = SessionOptions::default().with_memory_limit(100);
     let session = Session::new(case.plan.clone(), Device::Cuda(0), options).unwrap();
     let error = session.run(&case.views(0)).map(|_| ()).unwrap_err();
     assert!(matches!(error, SessionError::Memory { .. }), "{error}");

@@ -36,14 +36,14 @@ impl Case {
     }
 
     fn session(&self, variant: Option<&str>, cuda: CudaOptions) -> Session {
-        let options = SessionOptions { variant: variant.map(str::to_owned), cuda, ..SessionOptions::default() };
+        let options = SessionOptions::default().with_variant(variant.map(str::to_owned)).with_cuda(cuda);
         Session::new(self.plan.clone(), Device::Cuda(0), options).unwrap()
     }
 }
 
 fn options(cache: &Path, tuning: Tuning) -> CudaOptions {
     let (cache, timings) = (CacheFolder::Folder(cache.to_owned()), TimingsFile::Nowhere);
-    CudaOptions { cache, timings, tuning, ..CudaOptions::default() }
+    CudaOptions::default().with_cache(cache).with_timings(timings).with_tuning(tuning)
 }
 
 fn inputs(session: &Session) -> Vec<(String, Tensor)> {
@@ -128,17 +128,13 @@ fn timings_are_for_the_machine_that_gave_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("timings");
     let cuda = options(&folder.path().join("cache"), Tuning::default());
-    let target = Target {
-        plan: case.path.clone(),
-        device: Device::Cuda(0),
-        options: SessionOptions { cuda, ..SessionOptions::default() },
-    };
+    let target = Target { plan: case.path.clone(), device: Device::Cuda(0), options: SessionOptions::default().with_cuda(cuda) };
     let mut out = Vec::new();
     tune(&TuneOptions { target, shapes: Vec::new(), timings: Some(path.clone()) }, &mut out).unwrap();
     println!("{}", String::from_utf8(out).unwrap());
     let remembered = |path: &Path| {
         let timings = TimingsFile::File(path.to_owned());
-        let cuda = CudaOptions { cache: CacheFolder::Nowhere, timings, tuning: Tuning::Remembered, ..CudaOptions::default() };
+        let cuda = CudaOptions::default().with_cache(CacheFolder::Nowhere).with_timings(timings).with_tuning(Tuning::Remembered);
         let session = case.session(None, cuda);
         run(&session);
         (chosen(&session).because, session.cuda_report().warnings)

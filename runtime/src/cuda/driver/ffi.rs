@@ -1,6 +1,7 @@
 //! The part of the CUDA driver API that is used, as `cuda.h` of CUDA 13.0 declares it.
 
-#![allow(non_camel_case_types)]
+// Names and what they mean are those of `cuda.h`.
+#![allow(non_camel_case_types, missing_docs)]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 

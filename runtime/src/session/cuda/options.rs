@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::cuda::driver::DeviceAllocator;
 use crate::disk_cache::DiskCache;
 
-/// What a session may do on a GPU.
+/// What a session may do on a GPU: `CudaOptions::default()`, and what is to be otherwise.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct CudaOptions {
     /// How algorithms of matrix products are chosen.
     pub tuning: Tuning,
@@ -28,6 +29,50 @@ pub struct CudaOptions {
     /// Starts each kernel only when the one before it has ended. Otherwise, from compute capability 9.0 on, the GPU may prepare a kernel of the
     /// plan while the one before it still runs; results are the same.
     pub no_overlap: bool,
+}
+
+impl CudaOptions {
+    /// How algorithms of matrix products are chosen.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Tuning) -> Self {
+        CudaOptions { tuning, ..self }
+    }
+
+    /// Where they, and compressed weights, are kept.
+    #[must_use]
+    pub fn with_cache(self, cache: CacheFolder) -> Self {
+        CudaOptions { cache, ..self }
+    }
+
+    /// What was measured before.
+    #[must_use]
+    pub fn with_timings(self, timings: TimingsFile) -> Self {
+        CudaOptions { timings, ..self }
+    }
+
+    /// Puts runs into a caller's stream.
+    #[must_use]
+    pub fn with_stream(self, stream: CallerStream) -> Self {
+        CudaOptions { stream: Some(stream), ..self }
+    }
+
+    /// Takes device memory from a caller's allocator.
+    #[must_use]
+    pub fn with_allocator(self, allocator: Arc<dyn DeviceAllocator>) -> Self {
+        CudaOptions { allocator: Some(allocator), ..self }
+    }
+
+    /// Leaves out the products by NVIDIA's libraries.
+    #[must_use]
+    pub fn with_kernels_only(self, kernels_only: bool) -> Self {
+        CudaOptions { kernels_only, ..self }
+    }
+
+    /// Starts each kernel only when the one before it has ended.
+    #[must_use]
+    pub fn with_no_overlap(self, no_overlap: bool) -> Self {
+        CudaOptions { no_overlap, ..self }
+    }
 }
 
 /// Where a session finds what [`timings`](crate::timings) say of its plan's variants.
