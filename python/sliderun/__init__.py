@@ -53,7 +53,8 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
                 f"NumPy has no {name}: install ml_dtypes, or take the tensor by run_tensors and DLPack"
             ) from None
         name = getattr(ml_dtypes, name)
-    return np.frombuffer(tensor, np.uint8).view(name).reshape(tensor.shape)
+    array: np.ndarray = np.frombuffer(memoryview(tensor), np.uint8).view(name).reshape(tensor.shape)
+    return array
 
 
 def _tensor(value: Any) -> Tensor:

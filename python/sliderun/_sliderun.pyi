@@ -1,6 +1,7 @@
 import os
-from collections.abc import Buffer  # Python 3.12 and later; type checkers know it for all
 from typing import Any, final
+
+from typing_extensions import Buffer
 
 __version__: str
 

@@ -103,9 +103,24 @@ class Runs(unittest.TestCase):
                 np.testing.assert_array_equal(back, array)
         for shape in [(), (0, 3), (1, 1, 2)]:
             array = np.ones(shape, np.float32)
-            np.testing.assert_array_equal(np.from_dlpack(sliderun.from_numpy(array)), array)
+            for back in [np.from_dlpack(sliderun.from_numpy(array)), sliderun.to_numpy(sliderun.from_numpy(array))]:
+                self.assertEqual(back.shape, shape)
+                np.testing.assert_array_equal(back, array)
         with self.assertRaisesRegex(TypeError, "complex64"):
             sliderun.from_numpy(np.ones(2, np.complex64))
+
+    def test_small_floats_go_there_and_back(self):
+        try:
+            import ml_dtypes
+        except ImportError:
+            self.skipTest("ml_dtypes is not installed")
+        for name, dtype in [("bf16", ml_dtypes.bfloat16), ("f8e4m3", ml_dtypes.float8_e4m3fn), ("f8e5m2", ml_dtypes.float8_e5m2)]:
+            array = np.array([0.5, -1, 3]).astype(dtype)
+            tensor = sliderun.from_numpy(array)
+            self.assertEqual(tensor.dtype, name)
+            back = sliderun.to_numpy(sliderun.Tensor.from_dlpack(tensor))
+            self.assertEqual(back.dtype, array.dtype)
+            np.testing.assert_array_equal(back.view(np.uint8), array.view(np.uint8))
 
     def test_the_session_describes_itself(self):
         self.assertEqual([(p.name, p.dtype, p.shape) for p in self.session.inputs], [("x", "f32", ("batch", 4))])
