@@ -606,3 +606,75 @@ fn errors_say_what_why_and_the_way_out() {
     help: the download or the export may have failed; fetch or export the model again
     ");
 }
+
+/// Writes one batch of one input.
+fn save_npz(path: &std::path::Path, name: &str, rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32) {
+    let mut writer = ndarray_npy::NpzWriter::new(fs::File::create(path).unwrap());
+    writer.add_array(name, &ndarray::Array2::from_shape_fn((rows, columns), |(i, j)| value(i, j))).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn calibration_data_decides_what_is_pruned() {
+    let bench = Bench::new();
+    // Inputs that follow three sources.
+    let x = |i: usize, j: usize| ((i * 5 + j % 3 * 7) % 13) as f32 - 6.0 + ((i * j) % 5) as f32 / 10.0;
+    fs::create_dir(bench.path("calib")).unwrap();
+    save_npz(&bench.path("calib/0.npz"), "x", 40, 16, x);
+    save_npz(&bench.path("calib/1.npz"), "x", 9, 16, |i, j| x(i + 40, j));
+    let prune = |method: &str| {
+        let out = format!("{method}.onnx");
+        let arguments = ["prune", "model.onnx", "-o", &out, "--pattern", "2:4", "--method", method, "--calib", "calib", "--json"];
+        let ended = bench.run(&arguments).ok();
+        assert_eq!(ended.stderr, "");
+        ended.json()
+    };
+    let first = |report: &Json| report[0]["output_error"].as_f64().unwrap();
+    let [magnitude, wanda, sparsegpt] = ["magnitude", "wanda", "sparsegpt"].map(|method| {
+        let report = prune(method);
+        assert!(report.as_array().unwrap().iter().all(|w| w["method"] == method && w["removed"] == 64), "{report}");
+        first(&report)
+    });
+    assert!(sparsegpt < wanda && sparsegpt < magnitude, "{magnitude} {wanda} {sparsegpt}");
+
+    // Compiled in one go, it is what compiling the pruned model gives.
+    bench.compile(&["--sparsity", "2:4", "--prune", "sparsegpt", "--calib", "calib"]).ok();
+    bench.run(&["compile", "sparsegpt.onnx", "-o", "pruned.slide", "--sparsity", "2:4"]).ok();
+    let digest =
+        |plan: &str| bench.run(&["run", plan, "--random", "--seed", "1", "--json"]).json()["outputs"][0]["digest"].clone();
+    assert_eq!(digest("model.slide"), digest("pruned.slide"));
+
+    let table = bench.run(&["prune", "model.onnx", "-o", "p.onnx", "--pattern", "2:4", "--method", "sparsegpt"]).ok();
+    assert!(table.stdout.contains("OUTPUT ERROR") && table.stdout.contains("sparsegpt"), "{}", table.stdout);
+    assert!(table.stderr.starts_with("warning: sparsegpt goes by what the model's inputs are like, and none are given"));
+    assert!(bench.compile(&["--sparsity", "2:4", "--prune", "wanda"]).ok().stderr.starts_with("warning: wanda goes by"));
+}
+
+#[test]
+fn calibration_data_that_does_not_fit_is_refused() {
+    let bench = Bench::new();
+    save_npz(&bench.path("name.npz"), "input", 2, 16, |_, _| 1.0);
+    save_npz(&bench.path("shape.npz"), "x", 2, 15, |_, _| 1.0);
+    save_npz(&bench.path("nan.npz"), "x", 2, 16, |_, _| f32::NAN);
+    fs::write(bench.path("text.npz"), "no archive").unwrap();
+    fs::create_dir(bench.path("empty")).unwrap();
+    let before = bench.files();
+    for (data, expected) in [
+        ("missing.npz", "cannot open 'missing.npz'"),
+        ("text.npz", "'text.npz' is not a readable .npz archive"),
+        ("empty", "the folder 'empty' has no .npz file"),
+        ("name.npz", "'input', which is no input of the model"),
+        ("name.npz", "the model's inputs are x: f32[batch, 16]"),
+        ("shape.npz", "input 'x' is f32[2, 15], f32[2, 16] was expected"),
+        ("nan.npz", "'x' contains NaN or an infinity (element 0)"),
+    ] {
+        let prune = ["prune", "model.onnx", "-o", "out.onnx", "--pattern", "2:4", "--method", "wanda", "--calib", data];
+        let compile = ["compile", "model.onnx", "-o", "out.slide", "--sparsity", "2:4", "--prune", "wanda", "--calib", data];
+        for arguments in [&prune[..], &compile] {
+            let said = bench.run(arguments).refused(1).replace("\n  |", "").replace('\n', " ");
+            assert!(said.contains(expected), "{data}: {said}");
+        }
+    }
+    bench.run(&["prune", "model.onnx", "-o", "out.onnx", "--pattern", "2:4", "--method", "none"]).refused(2);
+    assert_eq!(bench.files(), before);
+}
