@@ -31,7 +31,7 @@ const PLANS: [(&str, &[&str]); 4] = [
 /// Builds the runtime in release mode, compiles the plans and runs the comparison.
 pub fn run(options: &Options) -> Result<()> {
     let model = packages::minilm()?;
-    let python = packages::python_packages(&["onnxruntime==1.32.0", "numpy"])?;
+    let python = packages::python_packages("python", &["onnxruntime==1.32.0", "numpy"])?;
     // The compiler's speed is not measured: it need not be built once more in release mode.
     shell::run(cargo().args(["build", "--package", "slidec", "--bins"]))?;
     shell::run(cargo().args(["build", "--release", "--package", "sliderun"]))?;

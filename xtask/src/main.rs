@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod fidelity;
 mod gpu_bench;
 mod gpu_folder;
 mod gpu_test;
@@ -36,6 +37,8 @@ enum Task {
     Bench(bench::Options),
     /// Weigh a small program that embeds the runtime, and list what it depends on; fails past their limits.
     Size,
+    /// What pruning and quantization cost: embeddings, maps and labelled digits, for every pattern, method and precision.
+    Fidelity(fidelity::Options),
     /// A folder of programs, models and plans that tests them on a GPU machine without Rust and network.
     GpuTest(gpu_test::Options),
     /// A folder that measures whole models and their peers on such a machine; with --tables, Markdown of its logs.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Fetch => packages::fetch_all(),
         Task::Bench(options) => bench::run(&options),
         Task::Size => size::run(),
+        Task::Fidelity(options) => fidelity::run(&options),
         Task::GpuTest(options) => gpu_test::run(&options),
         Task::GpuBench(options) => gpu_bench::run(&options),
     };

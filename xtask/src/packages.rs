@@ -105,9 +105,9 @@ pub fn fetch_all() -> Result<()> {
     Ok(())
 }
 
-/// Installs Python packages into a folder of the cache and gives that folder, for `PYTHONPATH`.
-pub fn python_packages(requirements: &[&str]) -> Result<PathBuf> {
-    let folder = cache().join("python");
+/// Installs Python packages into a folder of the cache, for them alone, and gives that folder, for `PYTHONPATH`.
+pub fn python_packages(folder: &str, requirements: &[&str]) -> Result<PathBuf> {
+    let folder = cache().join(folder);
     let stamp = folder.join("installed.txt");
     let wanted = requirements.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
