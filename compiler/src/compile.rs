@@ -32,7 +32,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::calibration::CalibrationError;
+use crate::budget::{self, BudgetError, Found};
+use crate::calibration::{Calibration, CalibrationError};
 use crate::cost::Measured;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
@@ -51,6 +52,7 @@ use crate::report::Timing;
 pub enum Stage {
     Open,
     Import,
+    Budget,
     Passes,
     Lower,
     Kernels,
@@ -61,6 +63,7 @@ impl fmt::Display for Stage {
         f.pad(match self {
             Stage::Open => "open",
             Stage::Import => "import",
+            Stage::Budget => "budget",
             Stage::Passes => "passes",
             Stage::Lower => "lower",
             Stage::Kernels => "kernels",
@@ -108,6 +111,9 @@ pub enum CompileError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lower(#[from] LowerErrors),
+    #[error("no plan was chosen: {0}")]
+    #[diagnostic(transparent)]
+    Budget(#[from] BudgetError),
     /// NVRTC is missing, or does not compile the kernels.
     #[error("the plan's CUDA kernels cannot be compiled: {0}")]
     #[diagnostic(help("without --target, or with `--target cpu`, no kernels are needed"))]
@@ -124,6 +130,8 @@ pub struct Compiled {
     pub writer: PlanWriter<'static>,
     /// What each product was asked to be: options with this recipe give the same plan.
     pub recipe: Recipe,
+    /// How that was chosen, where there was a budget.
+    pub budget: Option<Found>,
     /// What each pass did and declined; last, where there are GPUs among the targets, what their launches leave apart.
     pub reports: Vec<PassReport>,
     /// How long each stage took.
@@ -194,6 +202,18 @@ fn compile_from(
         calibration.check(&imported)?;
     }
     clock.lap(Stage::Import);
+    let chosen;
+    let (options, found) = match &options.budget {
+        None => (options, None),
+        Some(request) => {
+            observer.stage(Stage::Budget);
+            let calibration = Calibration::or_synthetic(options.calibration.as_deref(), &imported)?;
+            let found = budget::choose(&imported, options, request, &calibration, &*observer.progress())?;
+            chosen = options.clone().with_recipe(found.recipe.clone());
+            clock.lap(Stage::Budget);
+            (&chosen, Some(found))
+        }
+    };
     observer.stage(Stage::Passes);
     let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
     let mut graph = imported;
@@ -252,6 +272,7 @@ fn compile_from(
         manifest: lowered.manifest,
         writer: lowered.writer,
         recipe,
+        budget: found,
         reports,
         timings: clock.timings,
         model_bytes: model_bytes(model),

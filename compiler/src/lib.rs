@@ -4,6 +4,7 @@
 //! refused in lowering, with every offending node named at once. ONNX → `import` → `ir` → `passes` → `lower` → plan; each part
 //! knows only the next.
 
+pub mod budget;
 pub mod calibration;
 pub mod cli;
 pub mod compile;

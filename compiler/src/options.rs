@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::budget;
 use crate::calibration::Calibration;
 use crate::ir::Constant;
 use crate::recipe::{Asked, Recipe};
@@ -34,6 +35,8 @@ pub struct CompileOptions {
     pub weight_scales: WeightScales,
     /// What an 8-bit product may lose on the calibration data, ‖y' − y‖ / ‖y‖; beyond it stays in a higher precision. No limit without.
     pub max_layer_error: Option<f64>,
+    /// How much may be lost: what products are asked to be is then chosen by measuring.
+    pub budget: Option<budget::Request>,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
     /// How many variants a plan for GPUs has.
@@ -89,6 +92,7 @@ impl Default for CompileOptions {
             smooth: Smoothing::Auto,
             weight_scales: WeightScales::Auto,
             max_layer_error: None,
+            budget: None,
             strict: false,
             variants: Variants::Auto,
             timings: Timings::default(),
@@ -118,6 +122,13 @@ pub enum SparsityRequest {
     Dense,
     /// This pattern, wherever the weights satisfy it (after pruning, if asked).
     Pattern(Pattern),
+}
+
+impl UnknownOption {
+    /// A value that is not one of an option's.
+    pub fn new(given: &str, what: &'static str, expected: &'static str) -> Self {
+        UnknownOption { given: given.to_owned(), what, expected }
+    }
 }
 
 impl fmt::Display for SparsityRequest {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use super::failure::{Complaint, Failure, Result};
 use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passes, table};
 use super::values::{self, NamedFile};
+use crate::budget::pareto::svg;
+use crate::budget::{Budget, Found, Point, Request};
 use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
@@ -28,6 +30,7 @@ Examples:
   slidec compile model.onnx -o model.slide --sparsity 6:8 --prune magnitude --write-recipe recipe.toml
   slidec compile model.onnx -o model.slide --recipe recipe.toml
   slidec compile model.onnx -o model.slide --sparsity 4:6 --prune sparsegpt --calib inputs.npz
+  slidec compile model.onnx -o model.slide --budget cos=0.985 --calib samples/ --write-recipe recipe.toml --pareto plans.svg
   slidec compile model.onnx -o model.slide --shape batch=1..32,seq=1..512 --report report.html";
 
 /// Compile a model into a plan
@@ -72,6 +75,17 @@ pub struct Compile {
     /// Keeps 8-bit products in a higher precision that lose more than this on the calibration data, relatively, like 0.05
     #[arg(long, value_name = "ERROR", requires = "calib", value_parser = max_layer_error)]
     max_layer_error: Option<f64>,
+    /// How much may be lost on the calibration data, as the mean cosine of an output's rows (cos=0.985), as relative error (rel-err=0.05), or as
+    /// the share of rows whose largest element stays it (keep-top1=0.99): for each product the pattern and precision are chosen that make the
+    /// cheapest plan within it, by measuring
+    #[arg(long, value_name = "METRIC=X", conflicts_with = "recipe")]
+    budget: Option<Budget>,
+    /// The output that the budget is for, all of floats by default; may be given several times
+    #[arg(long, value_name = "NAME", requires = "budget")]
+    budget_output: Vec<String>,
+    /// Draws the plans that were measured for the budget
+    #[arg(long, value_name = "FILE.svg", requires = "budget")]
+    pareto: Option<PathBuf>,
     /// Devices that the plan is for: cpu, and GPUs like sm_80, sm_89, sm_90a
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
     target: Vec<Target>,
@@ -152,6 +166,7 @@ impl Compile {
             smooth: self.smooth,
             weight_scales: self.weight_scales,
             max_layer_error: self.max_layer_error,
+            budget: self.budget_request()?,
             strict: self.strict,
             variants: self.variants,
             timings: self.timings()?,
@@ -178,6 +193,10 @@ impl Compile {
         if let Some(path) = &self.write_recipe {
             write_recipe(path, &compiled)?;
         }
+        if let (Some(path), Some(found)) = (&self.pareto, &compiled.budget) {
+            write_atomically(path, |file| file.write_all(svg(found).as_bytes()))
+                .map_err(|e| Failure::because(format!("the plot '{}' was not written", path.display()), &e))?;
+        }
         let report = self.report_of(&compiled, plan_bytes);
         for path in &self.report {
             write_report(path, &report)?;
@@ -188,6 +207,19 @@ impl Compile {
             let _ = log_passes(&mut io::stderr().lock(), &compiled.reports);
         }
         if self.json { json(out, &report) } else { print(out, &report, &compiled) }
+    }
+
+    fn budget_request(&self) -> std::result::Result<Option<Request>, Failure> {
+        let Some(budget) = self.budget else { return Ok(None) };
+        if self.sparsity != SparsityRequest::Auto {
+            let help = "leave --sparsity at auto, or leave --budget away";
+            return Err(Failure::usage(format!("--budget chooses patterns, and --sparsity {} is one", self.sparsity), help));
+        }
+        if self.calib.is_none() {
+            // Warnings go on without a reader.
+            let _ = writeln!(io::stderr(), "warning: without --calib, what plans lose is measured on synthetic inputs");
+        }
+        Ok(Some(Request { budget, outputs: self.budget_output.clone() }))
     }
 
     fn timings(&self) -> std::result::Result<Timings, Failure> {
@@ -212,6 +244,7 @@ impl Compile {
             seconds: compiled.elapsed().as_secs_f64(),
             peak_memory: peak_memory(),
             verdicts: compiled.verdicts().to_vec(),
+            budget: compiled.budget.clone(),
             variants: compiled.manifest.cuda.iter().flat_map(|cuda| &cuda.variants).map(VariantEntry::from).collect(),
             passes: compiled.reports.iter().map(PassEntry::from).collect(),
         }
@@ -264,6 +297,10 @@ fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
         verdict_table(out, &report.verdicts)?;
         writeln!(out)?;
     }
+    if let Some(found) = &report.budget {
+        budget_table(out, found)?;
+        writeln!(out)?;
+    }
     let sparse = report.verdicts.iter().filter(|v| v.sparse).count();
     write!(
         out,
@@ -284,6 +321,31 @@ fn print(out: &mut dyn Write, report: &Report, compiled: &Compiled) -> Result {
             writeln!(out, "on GPUs, variant {}, {}: {}", variant.name, preference(cuda, variant), summary(variant))?;
         }
     }
+    Ok(())
+}
+
+/// One line per plan that was measured, the chosen one marked, and what it saves beside one form for all.
+fn budget_table(out: &mut dyn Write, found: &Found) -> Result {
+    let numbers = ["MACS", "COST", "COSINE", "WORST ROW", "REL ERR", "TOP-1"].map(Column::Number);
+    let columns: Vec<Column> = [Column::Text("PLAN")].into_iter().chain(numbers).chain([Column::Text("WITHIN")]).collect();
+    let row = |(at, p): (usize, &Point)| {
+        let f = &p.fidelity;
+        let figures = [f.cosine, f.worst_cosine, f.relative_error, f.kept_top1].map(|x| format!("{x:.5}"));
+        let within = match (at == found.chosen, p.within) {
+            (true, _) => "chosen",
+            (false, true) => "yes",
+            (false, false) => "no",
+        };
+        let head = [p.what.clone(), format!("{:.1} %", 100.0 * p.macs), format!("{:.4e}", p.cost)];
+        head.into_iter().chain(figures).chain([within.to_owned()]).collect()
+    };
+    table(out, &columns, found.points.iter().enumerate().map(row))?;
+    let chosen = found.point();
+    write!(out, "{}: {:.1} % of the dense multiply-accumulates", found.budget, 100.0 * chosen.macs)?;
+    if let Some(uniform) = found.best_uniform().filter(|u| u.macs > 0.0) {
+        write!(out, ", {:.1} % fewer than {}", 100.0 * (1.0 - chosen.macs / uniform.macs), uniform.what)?;
+    }
+    writeln!(out, "; weights pruned by {}, cost in {}", found.prune, found.unit)?;
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 use std::fmt::{self, Display, Write};
 
 use super::{Entry, PassEntry, Report, patterns};
+use crate::budget::{Found, pareto::svg};
 
 /// Text with the characters that HTML gives a meaning replaced.
-struct Escaped<'a>(&'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +52,9 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
     )?;
     write_summary(out, report)?;
     write_verdicts(out, report)?;
+    if let Some(found) = &report.budget {
+        write_budget(out, found)?;
+    }
     writeln!(out, "<h2>Passes</h2>")?;
     report.passes.iter().try_for_each(|p| write_pass(out, p))?;
     writeln!(out, "<h2>Time</h2>\n<table>\n<tr><th>Stage</th><th class=\"n\">Milliseconds</th></tr>")?;
@@ -108,6 +112,40 @@ fn write_verdicts(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(out, "</table>")
 }
 
+fn write_budget(out: &mut String, found: &Found) -> fmt::Result {
+    writeln!(out, "<h2>Budget {}</h2>\n{}", found.budget, svg(found))?;
+    let header = "<tr><th>Plan</th><th class=\"n\">MACs</th><th class=\"n\">Cost</th><th class=\"n\">Cosine</th><th class=\"n\">Worst row</th><th class=\"n\">Relative error</th><th class=\"n\">Top-1 kept</th></tr>";
+    writeln!(out, "<table>\n{header}")?;
+    for (at, p) in found.points.iter().enumerate() {
+        let f = &p.fidelity;
+        writeln!(
+            out,
+            "<tr{}><td>{}</td><td class=\"n\">{:.1} %</td><td class=\"n\">{:.4e}</td><td class=\"n\">{:.5}</td><td class=\"n\">{:.5}</td><td class=\"n\">{:.4}</td><td class=\"n\">{:.4}</td></tr>",
+            if at == found.chosen { " class=\"sparse\"" } else { "" },
+            Escaped(&p.what),
+            100.0 * p.macs,
+            p.cost,
+            f.cosine,
+            f.worst_cosine,
+            f.relative_error,
+            f.kept_top1
+        )?;
+    }
+    writeln!(out, "</table>\n<p>Costs are in {}.</p>", Escaped(&found.unit))?;
+    writeln!(out, "<table>\n<tr><th>Chosen for</th><th>Form</th><th>Lost when it alone has a form</th></tr>")?;
+    for group in &found.groups {
+        let losses: Vec<String> = group.losses.iter().map(|(form, loss)| format!("{form}: {loss:.2e}")).collect();
+        writeln!(
+            out,
+            "<tr><td><code>{}</code></td><td>{}</td><td>{}</td></tr>",
+            Escaped(&group.nodes.join(", ")),
+            Escaped(&group.chosen),
+            Escaped(&losses.join(", "))
+        )?;
+    }
+    writeln!(out, "</table>")
+}
+
 fn write_pass(out: &mut String, pass: &PassEntry) -> fmt::Result {
     let (did, declined) = (pass.did.len(), pass.declined.len());
     writeln!(
@@ -153,6 +191,7 @@ mod tests {
             stages: vec![Timing::new(hostile.clone(), Duration::ZERO)],
             seconds: 0.0,
             peak_memory: None,
+            budget: None,
             variants: Vec::new(),
             verdicts: vec![Verdict {
                 node: hostile.clone(),

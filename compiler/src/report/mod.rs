@@ -10,9 +10,10 @@ use sliderun::plan::cuda::{SparseShare, Variant};
 use sliderun::plan::manifest::{Provenance, SymbolRange, Verdict};
 use std::time::Duration;
 
-pub use html::html;
+pub use html::{Escaped, html};
 pub use memory::peak_memory;
 
+use crate::budget::Found;
 use crate::passes::PassReport;
 
 /// Everything that is told of one compilation.
@@ -35,6 +36,9 @@ pub struct Report {
     pub peak_memory: Option<u64>,
     /// One per matrix product with a constant weight.
     pub verdicts: Vec<Verdict>,
+    /// How these came about, where there was a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Found>,
     /// One per variant of the program for GPUs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<VariantEntry>,

@@ -1,0 +1,239 @@
+//! The search for the cheapest recipe that is measured to be within a budget: sensitivities, predictions, and whole recipes that correct
+//! them.
+//!
+//! Must not know: how a recipe is compiled and run.
+
+use super::bench::Bench;
+use super::fidelity::{Budget, Fidelity, Metric};
+use super::solve::{Candidate, MOST, Solution, front};
+use super::{BudgetError, Choices, Point};
+
+/// Multiples of the budget's loss at which the curve is measured.
+const CURVE: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
+
+/// Recipes that are measured between the cheapest known to be within the budget and the next that is not.
+const ROUNDS: usize = 6;
+
+/// Single changes of the cheapest that are tried at the end.
+const CHANGES: usize = 8;
+
+/// Where this much of the budget is used, no recipe is sought between the best known and the next.
+const NEAR: f64 = 0.98;
+
+/// What measuring gives.
+pub struct Measured {
+    /// Every recipe measured, cheapest first.
+    pub points: Vec<Point>,
+    /// The cheapest within the budget.
+    pub chosen: usize,
+    /// By group and form.
+    pub losses: Vec<Vec<f64>>,
+}
+
+/// Something that gives fidelities: [`Bench`], or a test's stand-in.
+pub trait Measure {
+    /// That of one form for each group.
+    fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError>;
+}
+
+struct OnBench<'a> {
+    bench: &'a Bench<'a>,
+    choices: &'a Choices<'a>,
+}
+
+impl Measure for OnBench<'_> {
+    fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError> {
+        self.bench.fidelity(self.choices.recipe(picks))
+    }
+}
+
+/// Searches on a bench.
+///
+/// # Errors
+/// Those of measuring; no recipe within the budget.
+pub fn search(
+    bench: &Bench<'_>,
+    choices: &Choices<'_>,
+    budget: &Budget,
+    say: &mut dyn FnMut(&str),
+) -> Result<Measured, BudgetError> {
+    let mut measure = OnBench { bench, choices };
+    Search { measure: &mut measure, choices, budget, points: Vec::new(), say }.run()
+}
+
+struct Search<'a> {
+    measure: &'a mut dyn Measure,
+    choices: &'a Choices<'a>,
+    budget: &'a Budget,
+    points: Vec<Point>,
+    say: &'a mut dyn FnMut(&str),
+}
+
+impl Search<'_> {
+    fn run(mut self) -> Result<Measured, BudgetError> {
+        let (groups, forms) = (self.choices.groups.len(), self.choices.forms.len());
+        for form in 0..forms {
+            self.point(vec![form; groups])?;
+        }
+        let losses = self.sensitivities()?;
+        let candidates: Vec<Vec<Candidate>> = self
+            .choices
+            .groups
+            .iter()
+            .zip(&losses)
+            .map(|(group, losses)| {
+                let cost = |form: usize| self.choices.costs.of(group, self.choices.forms[form]).unwrap_or(f64::INFINITY);
+                losses.iter().enumerate().map(|(form, loss)| Candidate { loss: *loss, cost: cost(form) }).collect()
+            })
+            .collect();
+        let reach = match self.budget.metric {
+            // Sensitivities are in cosines, of which it is not known how many ranks they cost.
+            Metric::KeptTop1 => 1.0,
+            _ => 2.0 * CURVE[CURVE.len() - 1] * self.budget.allowance(),
+        };
+        let front = front(&candidates, reach, MOST);
+        self.along(&front)?;
+        self.single_changes(&candidates)?;
+        self.points.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.fidelity.cosine.total_cmp(&a.fidelity.cosine)));
+        match self.points.iter().position(|p| p.within) {
+            Some(chosen) => Ok(Measured { points: self.points, chosen, losses }),
+            None => {
+                let loss = |p: &&Point| self.budget.loss(&p.fidelity);
+                let best = self.points.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("uniform recipes were measured");
+                let figure = self.budget.figure(&best.fidelity);
+                Err(BudgetError::OutOfReach { budget: *self.budget, what: best.what.clone(), best: figure })
+            }
+        }
+    }
+
+    /// Measures a recipe, unless it was; says where it is among the points.
+    fn point(&mut self, picks: Vec<usize>) -> Result<usize, BudgetError> {
+        if let Some(known) = self.points.iter().position(|p| p.picks == picks) {
+            return Ok(known);
+        }
+        let what = self.choices.name(&picks);
+        (self.say)(&format!("measuring {what}"));
+        let fidelity = self.measure.measure(&picks)?;
+        let (cost, macs) = (self.choices.cost(&picks), self.choices.macs(&picks));
+        // Where libraries lack a form, its recipe is not what it says.
+        let within = self.budget.holds(&fidelity) && cost.is_finite();
+        let uniform = picks.iter().all(|pick| *pick == picks[0]);
+        self.points.push(Point { what, uniform, cost, macs, fidelity, within, picks });
+        Ok(self.points.len() - 1)
+    }
+
+    /// What outputs lose when one group alone has a form and the others the one that loses least, by group and form.
+    fn sensitivities(&mut self) -> Result<Vec<Vec<f64>>, BudgetError> {
+        let (groups, forms) = (self.choices.groups.len(), self.choices.forms.len());
+        // Ranks change in leaps; cosines say as well what matters more.
+        let metric = if self.budget.metric == Metric::KeptTop1 { Metric::Cosine } else { self.budget.metric };
+        let by = Budget { metric, ..*self.budget };
+        let dense = vec![Choices::DENSE; groups];
+        let at = self.point(dense.clone())?;
+        let least = by.loss(&self.points[at].fidelity).max(0.0);
+        let mut losses = vec![vec![0.0; forms]; groups];
+        for (group, losses) in losses.iter_mut().enumerate() {
+            for (form, loss) in losses.iter_mut().enumerate().filter(|(form, _)| *form != Choices::DENSE) {
+                let names = self.choices.groups[group].nodes.join(" + ");
+                (self.say)(&format!("group {} of {groups}, {}: {names}", group + 1, self.choices.forms[form]));
+                let mut picks = dense.clone();
+                picks[group] = form;
+                let fidelity = if groups == 1 {
+                    let at = self.point(picks)?;
+                    self.points[at].fidelity
+                } else {
+                    self.measure.measure(&picks)?
+                };
+                // What all have lost anyway is not this one's.
+                let lost = by.loss(&fidelity) - least;
+                *loss = if lost.is_nan() { f64::INFINITY } else { lost.max(0.0) };
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Measures solutions along the front: at some losses, and closer and closer to where the budget ends.
+    fn along(&mut self, front: &[Solution]) -> Result<(), BudgetError> {
+        let allowance = self.budget.allowance();
+        // By how much what is measured differs from what was predicted, to begin with as the best known uniform recipe does.
+        let mut ratio = 1.0;
+        let (mut good, mut bad): (Option<usize>, usize) = (None, front.len());
+        let at = |loss: f64| front.partition_point(|s| s.loss <= loss).saturating_sub(1);
+        for multiple in CURVE {
+            let index = at(multiple * allowance / ratio);
+            let (within, measured) = self.solution(&front[index])?;
+            if within {
+                good = good.max(Some(index))
+            } else {
+                bad = bad.min(index)
+            }
+            ratio = corrected(ratio, measured, front[index].loss);
+        }
+        for _ in 0..ROUNDS {
+            let low = good.map_or(0, |g| g + 1);
+            // What is measured may not fall steadily along the front.
+            if low >= bad {
+                break;
+            }
+            let guess = at(allowance * NEAR.midpoint(1.0) / ratio);
+            let index = if (low..bad).contains(&guess) { guess } else { low.midpoint(bad - 1) };
+            let (within, measured) = self.solution(&front[index])?;
+            ratio = corrected(ratio, measured, front[index].loss);
+            if within {
+                good = good.max(Some(index))
+            } else {
+                bad = bad.min(index)
+            }
+            if within && measured >= NEAR * allowance {
+                break;
+            }
+        }
+        if good.is_none() {
+            self.solution(&front[0])?;
+        }
+        Ok(())
+    }
+
+    /// Whether a solution is within the budget, and what it loses.
+    fn solution(&mut self, solution: &Solution) -> Result<(bool, f64), BudgetError> {
+        let at = self.point(solution.picks.clone())?;
+        Ok((self.points[at].within, self.budget.loss(&self.points[at].fidelity)))
+    }
+
+    /// Tries to make single groups of the cheapest recipe that is within the budget cheaper still, those first that save most for what they
+    /// lose.
+    fn single_changes(&mut self, candidates: &[Vec<Candidate>]) -> Result<(), BudgetError> {
+        let cheapest = |points: &[Point]| {
+            let within = points.iter().filter(|p| p.within);
+            within.min_by(|a, b| a.cost.total_cmp(&b.cost)).cloned()
+        };
+        let Some(mut best) = cheapest(&self.points) else { return Ok(()) };
+        let mut tried: Vec<Vec<usize>> = Vec::new();
+        for _ in 0..CHANGES {
+            let mut changes: Vec<(f64, Vec<usize>)> = Vec::new();
+            for (group, forms) in candidates.iter().enumerate() {
+                let now = forms[best.picks[group]];
+                for (form, c) in forms.iter().enumerate().filter(|(_, c)| c.cost < now.cost && c.loss.is_finite()) {
+                    let mut picks = best.picks.clone();
+                    picks[group] = form;
+                    changes.push(((c.loss - now.loss).max(f64::MIN_POSITIVE) / (now.cost - c.cost), picks));
+                }
+            }
+            let known = |picks: &Vec<usize>| tried.contains(picks) || self.points.iter().any(|p| p.picks == *picks);
+            changes.retain(|(_, picks)| !known(picks));
+            let Some((_, picks)) = changes.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
+            tried.push(picks.clone());
+            let at = self.point(picks)?;
+            if self.points[at].within {
+                best = self.points[at].clone();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was measured for what was predicted, halfway from what was believed before.
+fn corrected(before: f64, measured: f64, predicted: f64) -> f64 {
+    let now = measured / predicted;
+    if now.is_finite() && now > 0.0 { (before * now).sqrt() } else { before }
+}
