@@ -35,7 +35,7 @@ pub struct Form {
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = match self.precision {
-            Precision::Auto => "as it was".to_owned(),
+            Precision::Auto if self.pattern.is_none() => return f.pad("as it was"),
             precision => precision.to_string(),
         };
         match self.pattern {

@@ -237,3 +237,122 @@ fn corrected(before: f64, measured: f64, predicted: f64) -> f64 {
     let now = measured / predicted;
     if now.is_finite() && now > 0.0 { (before * now).sqrt() } else { before }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::groups::{Costs, Form, Group, forms};
+    use super::*;
+    use crate::options::{CompileOptions, PruneMethod};
+    use sliderun::dtype::DType;
+
+    /// Losses that add up, but for a part that is there only where several groups lose.
+    struct Model {
+        losses: Vec<Vec<f64>>,
+        together: f64,
+        runs: usize,
+    }
+
+    impl Model {
+        fn loss(&self, picks: &[usize]) -> f64 {
+            let losses = || self.losses.iter().zip(picks).map(|(of, pick)| of[*pick]);
+            let sum: f64 = losses().sum();
+            sum + self.together * (sum - losses().fold(0.0, f64::max))
+        }
+    }
+
+    impl Measure for Model {
+        fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError> {
+            self.runs += 1;
+            let loss = self.loss(picks);
+            Ok(Fidelity { cosine: 1.0 - loss, worst_cosine: 0.0, relative_error: loss.sqrt(), kept_top1: 1.0 - 3.0 * loss })
+        }
+    }
+
+    /// Groups of different sizes, whose sensitivity is not in their order.
+    fn groups() -> Vec<Group> {
+        let group = |i: usize| Group {
+            nodes: vec![format!("p{i}")],
+            n: vec![64 * (1 + i % 4)],
+            k: 1536,
+            dtype: DType::F32,
+            rows: 10.0,
+            open: true,
+        };
+        (0..9).map(group).collect()
+    }
+
+    /// Dense loses nothing in the model's precision and little in int8; patterns lose more the sparser they are.
+    fn losses(forms: &[Form]) -> Vec<Vec<f64>> {
+        let of = |group: usize, form: usize| match form {
+            0 => 0.0,
+            form => 1e-4 + 4e-4 * (1.0 + (group * 5 % 7) as f64) * 1.9f64.powi(form as i32 - 1) / 1.9,
+        };
+        (0..9).map(|group| (0..forms.len()).map(|form| of(group, form)).collect()).collect()
+    }
+
+    fn found(budget: &str, together: f64, precision: &str) -> (Result<Measured, BudgetError>, Model) {
+        let options = CompileOptions { precision: precision.parse().unwrap(), ..CompileOptions::default() };
+        let (groups, forms) = (groups(), forms(&options));
+        let costs = Costs::new(&options, &groups);
+        let mut model = Model { losses: losses(&forms), together, runs: 0 };
+        let choices = Choices { groups: &groups, forms, costs: &costs, prune: PruneMethod::Magnitude };
+        let budget = budget.parse().unwrap();
+        let search = Search { measure: &mut model, choices: &choices, budget: &budget, points: Vec::new(), say: &mut |_| () };
+        (search.run(), model)
+    }
+
+    #[test]
+    fn what_is_found_is_within_the_budget_and_beats_one_form_for_all() {
+        for together in [-0.5, 0.0, 1.0] {
+            for (budget, allowed) in [("cos=0.98", 0.02), ("cos=0.95", 0.05), ("rel-err=0.2", 0.04), ("keep-top1=0.9", 0.1 / 3.0)]
+            {
+                let (measured, model) = found(budget, together, "int8");
+                let Measured { points, chosen, .. } = measured.unwrap();
+                let best = &points[chosen];
+                assert!(model.loss(&best.picks) <= allowed + 1e-12, "{budget} {together}");
+                let uniform = points.iter().find(|p| p.uniform && p.within).unwrap();
+                assert!(best.cost < 0.97 * uniform.cost, "{budget} {together}: {} for {}", best.cost, uniform.cost);
+                assert!(points.iter().all(|p| p.cost >= best.cost || !p.within));
+                // Nine groups of eight forms that lose something, and no more whole recipes than a few.
+                assert!(model.runs <= 9 * 8 + 9 + CURVE.len() + ROUNDS + CHANGES + 1, "{}", model.runs);
+            }
+        }
+    }
+
+    #[test]
+    fn additive_losses_are_solved_as_well_as_can_be() {
+        let (measured, model) = found("cos=0.97", 0.0, "int8");
+        let Measured { points, chosen, losses } = measured.unwrap();
+        for (found, known) in losses.iter().flatten().zip(model.losses.iter().flatten()) {
+            assert!((found - known).abs() < 1e-12);
+        }
+        let options = CompileOptions { precision: crate::options::Precision::Int8, ..CompileOptions::default() };
+        let (groups, forms) = (groups(), forms(&options));
+        let costs = Costs::new(&options, &groups);
+        let candidate = |at: usize, form: usize| Candidate {
+            loss: model.losses[at][form],
+            cost: costs.of(&groups[at], forms[form]).unwrap(),
+        };
+        let all: Vec<Vec<Candidate>> = (0..groups.len()).map(|at| (0..forms.len()).map(|f| candidate(at, f)).collect()).collect();
+        let least = super::super::solve::best(&front(&all, 1.0, MOST), 0.03).unwrap().cost;
+        assert!(points[chosen].cost <= 1.02 * least, "{} for {least}", points[chosen].cost);
+    }
+
+    #[test]
+    fn a_budget_out_of_reach_names_the_best() {
+        struct Never;
+        impl Measure for Never {
+            fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError> {
+                let cosine = if picks.iter().all(|p| *p == 0) { 0.75 } else { f64::NAN };
+                Ok(Fidelity { cosine, worst_cosine: cosine, relative_error: cosine, kept_top1: cosine })
+            }
+        }
+        let (groups, options) = (groups(), CompileOptions::default());
+        let costs = Costs::new(&options, &groups);
+        let choices = Choices { groups: &groups, forms: forms(&options), costs: &costs, prune: PruneMethod::Magnitude };
+        let budget = "cos=0.98".parse().unwrap();
+        let search = Search { measure: &mut Never, choices: &choices, budget: &budget, points: Vec::new(), say: &mut |_| () };
+        let error = search.run().err().unwrap();
+        assert_eq!(error.to_string(), "no plan is within cos=0.98: the best, as it was, reaches 0.750000");
+    }
+}

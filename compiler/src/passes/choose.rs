@@ -4,7 +4,7 @@ use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
 use sliderun::plan::cuda::library_multiple;
-use sliderun::plan::manifest::Verdict;
+use sliderun::plan::manifest::{NearMiss, Verdict};
 use sliderun::sparse::{KLayout, Pattern};
 
 use super::narrow::held_as;
@@ -13,11 +13,17 @@ use super::{Pass, PassContext, PassError, Refusal};
 use crate::ir::{Graph, WeightForm};
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
 use crate::recipe::Asked;
-use crate::sparsity::{Detection, detect};
+use crate::sparsity::{Detection, detect, nearest};
 
 /// The pass.
 pub const PASS: Pass =
     Pass { name: "choose", summary: "decide pattern and precision for every product with a constant weight, and say why", run };
+
+/// The patterns that a weight satisfies, and the sparser one that it nearly does.
+struct Found {
+    patterns: Vec<Pattern>,
+    near: Option<NearMiss>,
+}
 
 /// What was decided for a product: `None` leaves it a MatMul in the model's own precision.
 struct Decision {
@@ -33,23 +39,29 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     for product in Product::all(graph) {
         let node = graph.node(product.node).name.clone();
         let asked = context.options.asked(&node);
-        let (patterns, decision) = match product.ineligible(graph) {
+        let mut near = None;
+        let (patterns, mut decision) = match product.ineligible(graph) {
             Some(reason) => (Vec::new(), Decision { form: None, reason, refused: false }),
             None => match product.read_weight(graph) {
                 Err(error) => (Vec::new(), Decision { form: None, reason: error.to_string(), refused: false }),
                 Ok(weight) => {
                     let detections = detect(&weight);
                     let holding = detections.iter().filter(|d| d.holds()).map(|d| d.pattern).collect();
+                    near = nearest(&weight, &detections);
                     let decision = decide(&detections, graph.ty(product.result()).dtype, asked, context.options);
                     context.choices.insert(node.clone(), asked);
                     (holding, if context.options.for_cuda() { within_libraries(decision, graph, product) } else { decision })
                 }
             },
         };
+        if let Some(near) = &near {
+            decision.reason = format!("{}; nearly {near}", decision.reason);
+        }
         if decision.refused {
             refusals.push(Refusal { node: node.clone(), reason: decision.reason.clone() });
         }
-        context.verdicts.push(verdict(graph, product, node.clone(), patterns, &decision, held_as(context.options)));
+        let found = Found { patterns, near };
+        context.verdicts.push(verdict(graph, product, node.clone(), found, &decision, held_as(context.options)));
         match decision.form {
             Some(form) => context.report.did([node], format!("{form}: {}", decision.reason)),
             None => context.report.declined(node, decision.reason),
@@ -86,10 +98,14 @@ fn decide(detections: &[Detection], model: DType, asked: Asked, options: &Compil
         DType::F32 => held_as(options).unwrap_or(DType::F32),
         to => to,
     };
+    let exact = |p: Pattern| {
+        let blocks = detections.iter().find(|d| d.pattern == p).map_or(0, |d| d.blocks);
+        format!(" in each of {blocks} blocks, so the sparse form is exact")
+    };
     let holds = |p: Pattern| detections.iter().any(|d| d.pattern == p && d.holds());
     let (pattern, reason, refused) = match asked.sparsity {
         SparsityRequest::Dense => (None, "dense was asked for".to_owned(), false),
-        SparsityRequest::Pattern(p) if holds(p) => (Some(p), format!("{p} was asked for and holds"), false),
+        SparsityRequest::Pattern(p) if holds(p) => (Some(p), format!("{p} was asked for and holds{}", exact(p)), false),
         SparsityRequest::Pattern(p) => {
             let d = detections.iter().find(|d| d.pattern == p).expect("every pattern is tested");
             (
@@ -100,7 +116,9 @@ fn decide(detections: &[Detection], model: DType, asked: Asked, options: &Compil
         }
         SparsityRequest::Auto => match detections.iter().find(|d| d.holds()) {
             None => (None, "no pattern holds".to_owned(), false),
-            Some(d) if for_cuda && to != DType::F32 => (Some(d.pattern), format!("{} holds already", d.pattern), false),
+            Some(d) if for_cuda && to != DType::F32 => {
+                (Some(d.pattern), format!("{} holds already{}", d.pattern, exact(d.pattern)), false)
+            }
             Some(d) if for_cuda => {
                 (None, format!("{} holds, but {to} gains no speed from it on CUDA (other precisions do)", d.pattern), false)
             }
@@ -137,7 +155,7 @@ fn verdict(
     graph: &Graph,
     product: Product,
     node: String,
-    patterns: Vec<Pattern>,
+    Found { patterns, near }: Found,
     decision: &Decision,
     held: Option<DType>,
 ) -> Verdict {
@@ -157,6 +175,7 @@ fn verdict(
         n,
         k,
         patterns,
+        nearest: near,
         chosen: decision.form.map_or_else(|| format!("{computed} dense"), |f| f.to_string()),
         sparse: decision.form.is_some_and(|f| f.pattern.is_some()),
         reason: decision.reason.clone(),

@@ -200,6 +200,7 @@ mod tests {
                 n: 1.into(),
                 k: 1.into(),
                 patterns: Vec::new(),
+                nearest: None,
                 chosen: hostile.clone(),
                 sparse: true,
                 reason: hostile.clone(),

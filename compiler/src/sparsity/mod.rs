@@ -8,6 +8,7 @@
 
 pub mod decompose;
 pub mod detect;
+pub mod nearest;
 pub mod output_error;
 pub mod permute;
 pub mod prune;
@@ -18,4 +19,5 @@ pub mod weight;
 
 pub use decompose::{Decomposed, NotSparse, decompose};
 pub use detect::{Detection, detect, holds, satisfied};
+pub use nearest::nearest;
 pub use weight::{Orientation, Weight, WeightError};

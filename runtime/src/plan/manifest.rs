@@ -158,6 +158,27 @@ pub struct Blob {
     pub digest: blake3::Hash,
 }
 
+/// A pattern that a weight satisfies but for a few blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NearMiss {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// Blocks with more non-zeros than it allows.
+    pub offending: u64,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// The share of the weight's sum of squares that pruning by magnitude would keep, 0 to 1.
+    pub kept_energy: f64,
+}
+
+impl std::fmt::Display for NearMiss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NearMiss { pattern, offending, blocks, kept_energy } = self;
+        let lost = 100.0 * (1.0 - kept_energy);
+        write!(f, "{pattern} but for {offending} of {blocks} blocks (--prune magnitude would cost {lost:.3} % of the energy)")
+    }
+}
+
 /// What the compiler decided for one matrix product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -173,6 +194,9 @@ pub struct Verdict {
     pub k: crate::dim::Dim,
     /// The patterns that the weight satisfies as it is compiled (after pruning).
     pub patterns: Vec<Pattern>,
+    /// The sparser pattern that the weight nearly satisfies, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearMiss>,
     /// What was chosen: `f32 dense`, `int8 6:8` …
     pub chosen: String,
     /// Whether the product runs in the sparse form.

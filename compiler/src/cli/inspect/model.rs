@@ -1,6 +1,7 @@
 //! What an ONNX model is made of.
 
 use serde::Serialize;
+use sliderun::plan::manifest::NearMiss;
 use sliderun::sparse::Pattern;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +14,7 @@ use crate::onnx::proto::{DimensionValue, TypeValue, ValueInfoProto};
 use crate::onnx::{OnnxModel, data_type_name};
 use crate::passes::product::ORIENTATION;
 use crate::prune::{ModelProduct, products};
-use crate::sparsity::{Weight, satisfied};
+use crate::sparsity::{Weight, detect, nearest};
 
 #[derive(Serialize)]
 struct Summary {
@@ -48,6 +49,9 @@ struct WeightSummary {
     k: usize,
     zeros: f64,
     patterns: Vec<Pattern>,
+    /// The sparser pattern that it nearly satisfies, and what it lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<NearMiss>,
 }
 
 /// Prints it as asked.
@@ -85,9 +89,17 @@ pub fn inspect(args: &Inspect, what: &str, model: &OnnxModel, out: &mut dyn Writ
     if !summary.weights.is_empty() {
         writeln!(out)?;
         let columns = ["MATMUL", "WEIGHT"].map(Column::Text).into_iter();
-        let columns: Vec<Column> =
+        let mut columns: Vec<Column> =
             columns.chain(["N×K", "ZEROS"].map(Column::Number)).chain([Column::Text("PATTERNS")]).collect();
+        if summary.weights.iter().any(|w| w.nearest.is_some()) {
+            columns.push(Column::Text("NEARLY"));
+        }
         table(out, &columns, summary.weights.iter().map(weight_row))?;
+        let held = summary.weights.iter().filter(|w| !w.patterns.is_empty()).count();
+        if held > 0 {
+            let of = summary.weights.len();
+            writeln!(out, "\n{held} of {of} weights satisfy patterns in each of their blocks: their sparse forms are exact")?;
+        }
     }
     if let Some(reason) = &summary.weights_unknown {
         writeln!(out, "\nthe weights of matrix products are not known: {reason}")?;
@@ -101,7 +113,8 @@ pub fn inspect(args: &Inspect, what: &str, model: &OnnxModel, out: &mut dyn Writ
 fn weight_row(w: &WeightSummary) -> Vec<String> {
     let patterns: Vec<String> = w.patterns.iter().map(ToString::to_string).collect();
     let patterns = if patterns.is_empty() { "-".to_owned() } else { patterns.join(" ") };
-    vec![w.node.clone(), w.weight.clone(), format!("{}×{}", w.n, w.k), format!("{:.1} %", w.zeros * 100.0), patterns]
+    let nearly = w.nearest.map_or_else(String::new, |n| n.to_string());
+    vec![w.node.clone(), w.weight.clone(), format!("{}×{}", w.n, w.k), format!("{:.1} %", w.zeros * 100.0), patterns, nearly]
 }
 
 fn summary(model: &OnnxModel) -> Summary {
@@ -159,6 +172,7 @@ fn port(info: &ValueInfoProto) -> Port {
 
 fn weight(product: ModelProduct) -> Option<WeightSummary> {
     let weight = Weight::read(&product.constant, ORIENTATION).ok()?;
+    let detections = detect(&weight);
     let zeros = weight.values.iter().filter(|v| **v == 0.0).count();
     Some(WeightSummary {
         node: product.node,
@@ -166,7 +180,8 @@ fn weight(product: ModelProduct) -> Option<WeightSummary> {
         n: weight.n,
         k: weight.k,
         zeros: zeros as f64 / weight.values.len() as f64,
-        patterns: satisfied(&weight),
+        patterns: detections.iter().filter(|d| d.holds()).map(|d| d.pattern).collect(),
+        nearest: nearest(&weight, &detections),
     })
 }
 
