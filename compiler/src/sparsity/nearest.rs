@@ -9,13 +9,11 @@ use super::{Detection, Weight};
 /// A weight is nearly of a pattern where at most this share of its blocks offends.
 const NEARLY: f64 = 0.1;
 
-/// The pattern, among those sparser than all that hold, that the weight is nearly of: the one with the smallest share of offending blocks,
-/// the sparser of equal ones.
+/// The sparsest pattern that the weight is nearly of, if that is sparser than all that hold.
 pub fn nearest(weight: &Weight, detections: &[Detection; Pattern::ALL.len()]) -> Option<NearMiss> {
     let share = |d: &Detection| d.offending as f64 / d.blocks.max(1) as f64;
     let sparser = detections.iter().take_while(|d| !d.holds());
-    let nearest = sparser.filter(|d| share(d) <= NEARLY).min_by(|a, b| share(a).total_cmp(&share(b)))?;
-    let Detection { pattern, offending, blocks } = *nearest;
+    let Detection { pattern, offending, blocks } = *sparser.into_iter().find(|d| share(d) <= NEARLY)?;
     Some(NearMiss { pattern, offending: offending as u64, blocks: blocks as u64, kept_energy: kept_energy(weight, pattern) })
 }
 
