@@ -131,6 +131,13 @@ impl Recipe {
         Recipe { default: default.into(), products }
     }
 
+    /// The same, with no weight pruned: what it asks for must hold already.
+    pub fn without_pruning(mut self) -> Recipe {
+        let choices = self.products.iter_mut().map(|(_, choice)| choice).chain([&mut self.default]);
+        choices.for_each(|choice| choice.prune = Some(PruneMethod::None));
+        self
+    }
+
     /// What a node's product is asked to be, where `general` is asked of all.
     pub fn asked(&self, node: &str, general: Asked) -> Asked {
         let entries = self.products.iter().filter(|(entry, _)| matches(entry, node));

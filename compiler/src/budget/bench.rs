@@ -7,29 +7,35 @@
 
 use sliderun::dim::Bindings;
 use sliderun::dtype::DType;
+use sliderun::op::gemm::MatMul;
 use sliderun::plan::Plan;
 use sliderun::plan::manifest::Provenance;
 use sliderun::session::{Device, Session, SessionOptions};
+use sliderun::sparse::Pattern;
 use sliderun::tensor::{Tensor, TensorView};
 use std::sync::Arc;
 
 use super::BudgetError;
 use super::fidelity::{Fidelity, Rows, worst};
+use super::groups::Group;
 use crate::calibration::Calibration;
-use crate::ir::Graph;
 use crate::ir::eval::bind;
+use crate::ir::{Constant, Graph};
 use crate::lower::lower;
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
-use crate::passes::{PIPELINE, ignore, run_passes};
+use crate::passes::product::Product;
+use crate::passes::{PIPELINE, PassError, PipelineError, ignore, run_passes, run_passes_told};
+use crate::pruning::{Progress, Setting, Task, prune};
 use crate::recipe::Recipe;
 use crate::verify::NamedTensors;
 
 /// A model, ready to be compiled to many recipes, and what it gives on samples.
-pub struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     /// As it comes to the passes that follow recipes.
     pub prefix: Graph,
     options: CompileOptions,
     calibration: &'a Calibration,
+    progress: &'a dyn Progress,
     outputs: Vec<String>,
     /// By sample and output.
     expected: Vec<Vec<Tensor>>,
@@ -46,11 +52,12 @@ impl<'a> Bench<'a> {
         options: &CompileOptions,
         calibration: &'a Calibration,
         outputs: &[String],
+        progress: &'a dyn Progress,
     ) -> Result<Bench<'a>, BudgetError> {
         let gpus: Vec<Target> = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
         let targets = if gpus.is_empty() { vec![Target::Cpu] } else { gpus };
         // Convolutions that can be products are among the candidates.
-        let any = SparsityRequest::Pattern(sliderun::sparse::Pattern::ALL[0]);
+        let any = SparsityRequest::Pattern(Pattern::ALL[0]);
         let options = CompileOptions { targets, sparsity: any, recipe: None, budget: None, strict: false, ..options.clone() };
         let mut prefix = imported.clone();
         run_passes(&mut prefix, PIPELINE.iter().take_while(|p| p.name != "prune"), &options, &mut ignore)?;
@@ -65,7 +72,7 @@ impl<'a> Bench<'a> {
         if outputs.is_empty() {
             return Err(BudgetError::NoOutputs);
         }
-        let mut bench = Bench { prefix, options, calibration, outputs, expected: Vec::new() };
+        let mut bench = Bench { prefix, options, calibration, progress, outputs, expected: Vec::new() };
         let dense = CompileOptions {
             sparsity: SparsityRequest::Dense,
             precision: Precision::Auto,
@@ -73,7 +80,7 @@ impl<'a> Bench<'a> {
             targets: vec![Target::Cpu],
             ..bench.options.clone()
         };
-        let session = bench.session(&dense)?;
+        let session = bench.session(bench.prefix.clone(), &dense)?;
         bench.expected = calibration.samples().map(|(_, sample)| bench.run(&session, sample)).collect::<Result<_, _>>()?;
         Ok(bench)
     }
@@ -91,7 +98,53 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// As [`Bench::new`].
     pub fn fidelity(&self, recipe: Recipe) -> Result<Fidelity, BudgetError> {
-        let session = self.session(&self.options.clone().with_recipe(recipe))?;
+        self.compare(self.prefix.clone(), recipe)
+    }
+
+    /// What the plan of a recipe that prunes nothing gives, with other weights in a group's products.
+    ///
+    /// # Errors
+    /// As [`Bench::new`].
+    pub fn fidelity_with(&self, group: &Group, weights: &[Constant], recipe: Recipe) -> Result<Fidelity, BudgetError> {
+        let mut graph = self.prefix.clone();
+        for (product, weight) in group.products.iter().zip(weights) {
+            let name = format!("{}.pruned", graph.output(product.weight).name);
+            let new = graph.add_constant(&name, weight.clone());
+            graph.set_input(product.node, 1, Some(new));
+        }
+        self.compare(graph, recipe)
+    }
+
+    /// The weights of a group's products pruned to each of the patterns, by what the unpruned model makes of the samples: their inputs are
+    /// computed, and what a method makes of these, once for all patterns.
+    ///
+    /// # Errors
+    /// Those of pruning.
+    pub fn pruned(&self, group: &Group, patterns: &[Pattern], method: PruneMethod) -> Result<Vec<Vec<Constant>>, BudgetError> {
+        let mut graph = self.prefix.clone();
+        let mut tasks = Vec::new();
+        for pattern in patterns {
+            for product in &group.products {
+                // Products beside those of the model, whose results nothing reads: pruning gives each a weight, and the model keeps its own.
+                let node = graph
+                    .add_op("probe", MatMul::default(), &[Some(product.activation), Some(product.weight)])
+                    .map_err(PassError::infer("probe"))
+                    .map_err(|source| PipelineError::Pass { pass: "prune", source })?;
+                let product = Product::of(&graph, node).expect("a MatMul was added");
+                tasks.push(Task { product, pattern: *pattern, method });
+            }
+        }
+        let setting = Setting { calibration: Some(self.calibration), progress: self.progress, checkpoint: None };
+        prune(&mut graph, &tasks, &setting)?;
+        let weight = |task: &Task| {
+            let weight = graph.operand(task.product.node, 1).and_then(|value| graph.constant(value));
+            weight.expect("products keep a constant weight").clone()
+        };
+        Ok(tasks.chunks(group.products.len()).map(|of| of.iter().map(weight).collect()).collect())
+    }
+
+    fn compare(&self, graph: Graph, recipe: Recipe) -> Result<Fidelity, BudgetError> {
+        let session = self.session(graph, &self.options.clone().with_recipe(recipe))?;
         let mut rows = vec![Rows::default(); self.outputs.len()];
         for ((_, sample), expected) in self.calibration.samples().zip(&self.expected) {
             for ((rows, actual), expected) in rows.iter_mut().zip(self.run(&session, sample)?).zip(expected) {
@@ -101,9 +154,9 @@ impl<'a> Bench<'a> {
         Ok(worst(&rows))
     }
 
-    fn session(&self, options: &CompileOptions) -> Result<Session, BudgetError> {
-        let mut graph = self.prefix.clone();
-        let outcome = run_passes(&mut graph, PIPELINE.iter().skip_while(|p| p.name != "prune"), options, &mut ignore)?;
+    fn session(&self, mut graph: Graph, options: &CompileOptions) -> Result<Session, BudgetError> {
+        let passes = PIPELINE.iter().skip_while(|p| p.name != "prune");
+        let outcome = run_passes_told(&mut graph, passes, options, self.progress, &mut ignore)?;
         let lowered = lower(&graph, Provenance::default(), outcome.verdicts)?;
         let plan = Plan::from_bytes(lowered.writer.to_bytes(lowered.manifest)?)?;
         Ok(Session::new(Arc::new(plan), Device::Cpu, SessionOptions::default())?)

@@ -25,7 +25,7 @@ const ROWS: f64 = 8192.0;
 
 /// What a product may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
+pub(crate) struct Form {
     /// The arithmetic.
     pub precision: Precision,
     /// The pattern; dense without.
@@ -47,8 +47,10 @@ impl fmt::Display for Form {
 
 /// Products that are chosen for together.
 #[derive(Clone, Debug)]
-pub struct Group {
-    /// Their nodes.
+pub(crate) struct Group {
+    /// The products.
+    pub products: Vec<Product>,
+    /// Their nodes' names.
     pub nodes: Vec<String>,
     /// Output channels of each.
     pub n: Vec<usize>,
@@ -63,7 +65,7 @@ pub struct Group {
 }
 
 /// The groups of a graph, in schedule order. `bindings`: the symbols' values for each sample.
-pub fn groups(graph: &Graph, bindings: &[Bindings]) -> Vec<Group> {
+pub(crate) fn groups(graph: &Graph, bindings: &[Bindings]) -> Vec<Group> {
     let mut out: Vec<Group> = Vec::new();
     let mut by_activation: BTreeMap<ValueRef, usize> = BTreeMap::new();
     for product in Product::all(graph).into_iter().filter(|p| p.ineligible(graph).is_none() && p.read_weight(graph).is_ok()) {
@@ -72,6 +74,7 @@ pub fn groups(graph: &Graph, bindings: &[Bindings]) -> Vec<Group> {
         let (k, n) = (constant.shape[0], constant.shape[1]);
         let alone = product.function.is_some();
         if let Some(at) = by_activation.get(&product.activation).filter(|_| !alone) {
+            out[*at].products.push(product);
             out[*at].nodes.push(node);
             out[*at].n.push(n);
             continue;
@@ -84,14 +87,22 @@ pub fn groups(graph: &Graph, bindings: &[Bindings]) -> Vec<Group> {
             by_activation.insert(product.activation, out.len());
         }
         let open = rows.as_const().is_none();
-        out.push(Group { nodes: vec![node], n: vec![n], k, dtype: result.dtype, rows: mean.max(1.0), open });
+        out.push(Group {
+            products: vec![product],
+            nodes: vec![node],
+            n: vec![n],
+            k,
+            dtype: result.dtype,
+            rows: mean.max(1.0),
+            open,
+        });
     }
     out
 }
 
 /// What groups may be: all patterns and dense in the precision that is asked for, int8 where none is; and dense in the model's own, for those
 /// that lose too much in a narrow one.
-pub fn forms(options: &CompileOptions) -> Vec<Form> {
+pub(crate) fn forms(options: &CompileOptions) -> Vec<Form> {
     let narrow = match options.precision {
         Precision::Auto => Precision::Int8,
         precision => precision,
@@ -120,7 +131,7 @@ fn stored(k: usize, pattern: Option<Pattern>) -> usize {
 }
 
 /// What costs are counted in.
-pub struct Costs {
+pub(crate) struct Costs {
     /// The GPU, and what was measured on such ones.
     gpu: Option<(Architecture, Measured)>,
     /// By how much the samples' rows are multiplied to be many.

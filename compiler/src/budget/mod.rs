@@ -4,7 +4,7 @@
 //! 1. [`groups`]: products that run as one are chosen for together; each may be dense or of any pattern, in a narrow precision, or dense in
 //!    the model's own.
 //! 2. [`bench`]: for each of these, the model is compiled with nothing else changed and run on the samples; what its outputs lose is the
-//!    group's sensitivity to it.
+//!    group's sensitivity to it. Weights are pruned for that by what the unpruned model computes.
 //! 3. [`solve`]: losses of independent errors add up, nearly, so the best for any budget is a knapsack problem, solved for all budgets at
 //!    once.
 //! 4. [`search`]: they do not add up exactly, so whole recipes are compiled and measured: a few along the curve, then those between the
@@ -14,9 +14,9 @@
 //!
 //! Must not know: the command line, how samples came about.
 
-pub mod bench;
+mod bench;
 pub mod fidelity;
-pub mod groups;
+mod groups;
 pub mod pareto;
 mod search;
 pub mod solve;
@@ -33,6 +33,7 @@ use crate::ir::eval::EvaluateError;
 use crate::lower::LowerErrors;
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
 use crate::passes::PipelineError;
+use crate::pruning::{Progress, PruningError};
 use crate::recipe::{Asked, Recipe};
 use bench::Bench;
 use fidelity::Fidelity;
@@ -68,6 +69,9 @@ pub enum BudgetError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lower(#[from] LowerErrors),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pruning(#[from] PruningError),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -140,7 +144,7 @@ impl Found {
     }
 }
 
-/// Chooses a recipe for an imported model. `say` hears what is being done.
+/// Chooses a recipe for an imported model.
 ///
 /// # Errors
 /// Nothing to choose or to measure on; a budget that nothing measured is within, naming the best; everything that keeps a plan from being
@@ -150,21 +154,22 @@ pub fn choose(
     options: &CompileOptions,
     request: &Request,
     calibration: &Calibration,
-    say: &mut dyn FnMut(&str),
+    progress: &dyn Progress,
 ) -> Result<Found, BudgetError> {
-    say("the dense model");
-    let bench = Bench::new(imported, options, calibration, &request.outputs)?;
+    progress.say("the dense model");
+    let bench = Bench::new(imported, options, calibration, &request.outputs, progress)?;
     let groups = groups::groups(&bench.prefix, &bench.bindings()?);
     if groups.is_empty() {
         return Err(BudgetError::NoProducts);
     }
     let costs = Costs::new(options, &groups);
     let prune = match options.prune {
-        PruneMethod::None => PruneMethod::Magnitude,
+        PruneMethod::None if calibration.is_synthetic() => PruneMethod::Magnitude,
+        PruneMethod::None => PruneMethod::SparseGpt,
         method => method,
     };
     let choices = Choices { groups: &groups, forms: groups::forms(options), costs: &costs, prune };
-    let measured = search::search(&bench, &choices, &request.budget, say)?;
+    let measured = search::search(&bench, &choices, &request.budget, progress)?;
     let search::Measured { points, chosen, losses } = measured;
     let picks = &points[chosen].picks;
     let sensitivity = |(at, group): (usize, &Group)| Sensitivity {

@@ -5,8 +5,11 @@
 
 use super::bench::Bench;
 use super::fidelity::{Budget, Fidelity, Metric};
+use super::groups::Form;
 use super::solve::{Candidate, MOST, Solution, front};
 use super::{BudgetError, Choices, Point};
+use crate::pruning::Progress;
+use sliderun::sparse::Pattern;
 
 /// Multiples of the budget's loss at which the curve is measured.
 const CURVE: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
@@ -34,6 +37,9 @@ pub struct Measured {
 pub trait Measure {
     /// That of one form for each group.
     fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError>;
+
+    /// That of one group in each form, in their order, with the others in the one that loses least.
+    fn alone(&mut self, group: usize) -> Result<Vec<Fidelity>, BudgetError>;
 }
 
 struct OnBench<'a> {
@@ -45,6 +51,20 @@ impl Measure for OnBench<'_> {
     fn measure(&mut self, picks: &[usize]) -> Result<Fidelity, BudgetError> {
         self.bench.fidelity(self.choices.recipe(picks))
     }
+
+    fn alone(&mut self, group: usize) -> Result<Vec<Fidelity>, BudgetError> {
+        let Choices { groups, forms, prune, .. } = self.choices;
+        let patterns: Vec<Pattern> = forms.iter().filter_map(|form| form.pattern).collect();
+        let pruned = self.bench.pruned(&groups[group], &patterns, *prune)?;
+        let weights = |pattern: Pattern| patterns.iter().position(|p| *p == pattern).map_or(&[][..], |at| &pruned[at]);
+        let measure = |(form, of): (usize, &Form)| {
+            let mut picks = vec![Choices::DENSE; groups.len()];
+            picks[group] = form;
+            let recipe = self.choices.recipe(&picks).without_pruning();
+            self.bench.fidelity_with(&groups[group], of.pattern.map_or(&[], weights), recipe)
+        };
+        forms.iter().enumerate().map(measure).collect()
+    }
 }
 
 /// Searches on a bench.
@@ -55,10 +75,10 @@ pub fn search(
     bench: &Bench<'_>,
     choices: &Choices<'_>,
     budget: &Budget,
-    say: &mut dyn FnMut(&str),
+    progress: &dyn Progress,
 ) -> Result<Measured, BudgetError> {
     let mut measure = OnBench { bench, choices };
-    Search { measure: &mut measure, choices, budget, points: Vec::new(), say }.run()
+    Search { measure: &mut measure, choices, budget, points: Vec::new(), progress }.run()
 }
 
 struct Search<'a> {
@@ -66,7 +86,7 @@ struct Search<'a> {
     choices: &'a Choices<'a>,
     budget: &'a Budget,
     points: Vec<Point>,
-    say: &'a mut dyn FnMut(&str),
+    progress: &'a dyn Progress,
 }
 
 impl Search<'_> {
@@ -112,7 +132,7 @@ impl Search<'_> {
             return Ok(known);
         }
         let what = self.choices.name(&picks);
-        (self.say)(&format!("measuring {what}"));
+        self.progress.say(&format!("measuring {what}"));
         let fidelity = self.measure.measure(&picks)?;
         let (cost, macs) = (self.choices.cost(&picks), self.choices.macs(&picks));
         // Where libraries lack a form, its recipe is not what it says.
@@ -128,25 +148,16 @@ impl Search<'_> {
         // Ranks change in leaps; cosines say as well what matters more.
         let metric = if self.budget.metric == Metric::KeptTop1 { Metric::Cosine } else { self.budget.metric };
         let by = Budget { metric, ..*self.budget };
-        let dense = vec![Choices::DENSE; groups];
-        let at = self.point(dense.clone())?;
-        let least = by.loss(&self.points[at].fidelity).max(0.0);
         let mut losses = vec![vec![0.0; forms]; groups];
         for (group, losses) in losses.iter_mut().enumerate() {
-            for (form, loss) in losses.iter_mut().enumerate().filter(|(form, _)| *form != Choices::DENSE) {
-                let names = self.choices.groups[group].nodes.join(" + ");
-                (self.say)(&format!("group {} of {groups}, {}: {names}", group + 1, self.choices.forms[form]));
-                let mut picks = dense.clone();
-                picks[group] = form;
-                let fidelity = if groups == 1 {
-                    let at = self.point(picks)?;
-                    self.points[at].fidelity
-                } else {
-                    self.measure.measure(&picks)?
-                };
-                // What all have lost anyway is not this one's.
-                let lost = by.loss(&fidelity) - least;
-                *loss = if lost.is_nan() { f64::INFINITY } else { lost.max(0.0) };
+            let names = self.choices.groups[group].nodes.join(" + ");
+            self.progress.say(&format!("group {} of {groups}: {names}", group + 1));
+            let lost: Vec<f64> = self.measure.alone(group)?.iter().map(|fidelity| by.loss(fidelity)).collect();
+            let least = lost[Choices::DENSE].max(0.0);
+            for (loss, lost) in losses.iter_mut().zip(&lost) {
+                // What is lost anyway is not this form's.
+                let more = lost - least;
+                *loss = if more.is_nan() { f64::INFINITY } else { more.max(0.0) };
             }
         }
         Ok(losses)
@@ -240,7 +251,7 @@ fn corrected(before: f64, measured: f64, predicted: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::groups::{Costs, Form, Group, forms};
+    use super::super::groups::{Costs, Group, forms};
     use super::*;
     use crate::options::{CompileOptions, PruneMethod};
     use sliderun::dtype::DType;
@@ -266,11 +277,22 @@ mod tests {
             let loss = self.loss(picks);
             Ok(Fidelity { cosine: 1.0 - loss, worst_cosine: 0.0, relative_error: loss.sqrt(), kept_top1: 1.0 - 3.0 * loss })
         }
+
+        fn alone(&mut self, group: usize) -> Result<Vec<Fidelity>, BudgetError> {
+            (0..self.losses[group].len())
+                .map(|form| {
+                    let mut picks = vec![Choices::DENSE; self.losses.len()];
+                    picks[group] = form;
+                    self.measure(&picks)
+                })
+                .collect()
+        }
     }
 
     /// Groups of different sizes, whose sensitivity is not in their order.
     fn groups() -> Vec<Group> {
         let group = |i: usize| Group {
+            products: Vec::new(),
             nodes: vec![format!("p{i}")],
             n: vec![64 * (1 + i % 4)],
             k: 1536,
@@ -297,7 +319,7 @@ mod tests {
         let mut model = Model { losses: losses(&forms), together, runs: 0 };
         let choices = Choices { groups: &groups, forms, costs: &costs, prune: PruneMethod::Magnitude };
         let budget = budget.parse().unwrap();
-        let search = Search { measure: &mut model, choices: &choices, budget: &budget, points: Vec::new(), say: &mut |_| () };
+        let search = Search { measure: &mut model, choices: &choices, budget: &budget, points: Vec::new(), progress: &() };
         (search.run(), model)
     }
 
@@ -313,8 +335,8 @@ mod tests {
                 let uniform = points.iter().find(|p| p.uniform && p.within).unwrap();
                 assert!(best.cost < uniform.cost, "{budget} {together}: {} for {}", best.cost, uniform.cost);
                 assert!(points.iter().all(|p| p.cost >= best.cost || !p.within));
-                // Nine groups of eight forms that lose something, and no more whole recipes than a few.
-                assert!(model.runs <= 9 * 8 + 9 + CURVE.len() + ROUNDS + CHANGES + 1, "{}", model.runs);
+                // Nine groups of nine forms, and no more whole recipes than a few.
+                assert!(model.runs <= 9 * 9 + 9 + CURVE.len() + ROUNDS + CHANGES + 1, "{}", model.runs);
             }
         }
     }
@@ -346,12 +368,16 @@ mod tests {
                 let cosine = if picks.iter().all(|p| *p == 0) { 0.75 } else { f64::NAN };
                 Ok(Fidelity { cosine, worst_cosine: cosine, relative_error: cosine, kept_top1: cosine })
             }
+
+            fn alone(&mut self, _: usize) -> Result<Vec<Fidelity>, BudgetError> {
+                (0..9).map(|form| self.measure(&[form])).collect()
+            }
         }
         let (groups, options) = (groups(), CompileOptions::default());
         let costs = Costs::new(&options, &groups);
         let choices = Choices { groups: &groups, forms: forms(&options), costs: &costs, prune: PruneMethod::Magnitude };
         let budget = "cos=0.98".parse().unwrap();
-        let search = Search { measure: &mut Never, choices: &choices, budget: &budget, points: Vec::new(), say: &mut |_| () };
+        let search = Search { measure: &mut Never, choices: &choices, budget: &budget, points: Vec::new(), progress: &() };
         let error = search.run().err().unwrap();
         assert_eq!(error.to_string(), "no plan is within cos=0.98: the best, as it was, reaches 0.750000");
     }
