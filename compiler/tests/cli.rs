@@ -205,6 +205,42 @@ fn a_recipe_is_followed_product_by_product_or_refused_by_name() {
 }
 
 #[test]
+fn a_budget_gives_a_plan_within_it_and_a_recipe_of_it() {
+    let bench = Bench::new();
+    let values: Vec<f32> = (0..256 * 64).map(|i| ((i * 7919 % 10007) as f32 - 5003.0) / 5003.0).collect();
+    let model = ModelBuilder::new(17)
+        .input("x", DType::F32, &["batch", "256"])
+        .initializer("w", &Tensor::from_slice(&[256, 64], &values).unwrap())
+        .initializer("v", &Tensor::from_slice(&[64, 256], &values).unwrap())
+        .node(node("MatMul", &["x", "w"], &["h"]).name("first"))
+        .node(node("Tanh", &["h"], &["r"]).name("act"))
+        .node(node("MatMul", &["r", "v"], &["y"]).name("second"))
+        .output("y", DType::F32, &["batch", "256"]);
+    model.model().save(&bench.path("model.onnx")).unwrap();
+    for method in ["magnitude", "sparsegpt"] {
+        let asked =
+            ["--budget", "cos=0.97", "--prune", method, "--write-recipe", "recipe.toml", "--pareto", "plans.svg", "--json"];
+        let report = bench.compile(&asked).json();
+        let budget = &report["budget"];
+        let chosen = &budget["points"][budget["chosen"].as_u64().unwrap() as usize];
+        assert!(chosen["cosine"].as_f64().unwrap() >= 0.97 && chosen["deployed"] == true, "{chosen}");
+        assert!(chosen["macs"].as_f64().unwrap() < 1.0 && budget["prune"] == method, "{chosen}");
+        assert_eq!(budget["groups"].as_array().unwrap().len(), 2);
+        assert!(fs::read_to_string(bench.path("plans.svg")).unwrap().starts_with("<svg"));
+        let plan = fs::read(bench.path("model.slide")).unwrap();
+        bench.compile(&["--recipe", "recipe.toml"]).ok();
+        assert!(plan == fs::read(bench.path("model.slide")).unwrap(), "{method}");
+    }
+    let table = bench.compile(&["--budget", "rel-err=0.2", "--prune", "magnitude"]).ok();
+    assert!(table.stdout.contains("chosen") && table.stderr.contains("synthetic"), "{}", table.stdout);
+    let error = bench.compile(&["--budget", "cos=0.9", "--budget-output", "z"]).refused(1);
+    assert!(error.contains("no output 'z'") && error.contains("there are y"), "{error}");
+    for refused in [&["--budget", "cos=2"][..], &["--budget", "cos=0.9", "--sparsity", "6:8"], &["--pareto", "plans.svg"]] {
+        bench.compile(refused).refused(2);
+    }
+}
+
+#[test]
 fn json_parses_everywhere_a_table_is_printed() {
     let bench = Bench::new();
     let report = bench.compile(&["--json", "--report", "r.html", "--report", "r.json"]).json();

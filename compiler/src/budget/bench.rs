@@ -24,7 +24,7 @@ use crate::ir::{Constant, Graph};
 use crate::lower::lower;
 use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest, Target};
 use crate::passes::product::Product;
-use crate::passes::{PIPELINE, PassError, PipelineError, ignore, run_passes, run_passes_told};
+use crate::passes::{PIPELINE, Pass, PassError, PipelineError, ignore, run_passes, run_passes_told};
 use crate::pruning::{Progress, Setting, Task, prune};
 use crate::recipe::Recipe;
 use crate::verify::NamedTensors;
@@ -60,7 +60,7 @@ impl<'a> Bench<'a> {
         let any = SparsityRequest::Pattern(Pattern::ALL[0]);
         let options = CompileOptions { targets, sparsity: any, recipe: None, budget: None, strict: false, ..options.clone() };
         let mut prefix = imported.clone();
-        run_passes(&mut prefix, PIPELINE.iter().take_while(|p| p.name != "prune"), &options, &mut ignore)?;
+        run_passes(&mut prefix, PIPELINE.iter().take_while(|p| !follows_recipes(p)), &options, &mut ignore)?;
         let floats = |t: DType| matches!(t, DType::F32 | DType::F16 | DType::Bf16 | DType::F64);
         let known: Vec<&str> =
             imported.outputs.iter().filter(|o| floats(imported.ty(o.value).dtype)).map(|o| o.name.as_str()).collect();
@@ -77,6 +77,7 @@ impl<'a> Bench<'a> {
             sparsity: SparsityRequest::Dense,
             precision: Precision::Auto,
             prune: PruneMethod::None,
+            calibration: None,
             targets: vec![Target::Cpu],
             ..bench.options.clone()
         };
@@ -98,21 +99,28 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// As [`Bench::new`].
     pub fn fidelity(&self, recipe: Recipe) -> Result<Fidelity, BudgetError> {
-        self.compare(self.prefix.clone(), recipe)
+        self.compare(self.prefix.clone(), &self.options.clone().with_recipe(recipe))
     }
 
-    /// What the plan of a recipe that prunes nothing gives, with other weights in a group's products.
+    /// What the plan of a recipe gives when nothing is pruned, with other weights in products of [`Bench::prefix`] and all else done that needs
+    /// no calibration.
     ///
     /// # Errors
     /// As [`Bench::new`].
-    pub fn fidelity_with(&self, group: &Group, weights: &[Constant], recipe: Recipe) -> Result<Fidelity, BudgetError> {
+    pub fn fidelity_with(&self, weights: Vec<(Product, Constant)>, recipe: Recipe) -> Result<Fidelity, BudgetError> {
         let mut graph = self.prefix.clone();
-        for (product, weight) in group.products.iter().zip(weights) {
+        for (product, weight) in weights {
             let name = format!("{}.pruned", graph.output(product.weight).name);
-            let new = graph.add_constant(&name, weight.clone());
+            let new = graph.add_constant(&name, weight);
             graph.set_input(product.node, 1, Some(new));
         }
-        self.compare(graph, recipe)
+        let plain = CompileOptions { calibration: None, max_layer_error: None, ..self.options.clone() };
+        self.compare(graph, &plain.with_recipe(recipe.without_pruning()))
+    }
+
+    /// Whether quantization goes by the samples.
+    pub fn quantizes_by_samples(&self) -> bool {
+        self.options.calibration.is_some()
     }
 
     /// The weights of a group's products pruned to each of the patterns, by what the unpruned model makes of the samples: their inputs are
@@ -143,8 +151,8 @@ impl<'a> Bench<'a> {
         Ok(tasks.chunks(group.products.len()).map(|of| of.iter().map(weight).collect()).collect())
     }
 
-    fn compare(&self, graph: Graph, recipe: Recipe) -> Result<Fidelity, BudgetError> {
-        let session = self.session(graph, &self.options.clone().with_recipe(recipe))?;
+    fn compare(&self, graph: Graph, options: &CompileOptions) -> Result<Fidelity, BudgetError> {
+        let session = self.session(graph, options)?;
         let mut rows = vec![Rows::default(); self.outputs.len()];
         for ((_, sample), expected) in self.calibration.samples().zip(&self.expected) {
             for ((rows, actual), expected) in rows.iter_mut().zip(self.run(&session, sample)?).zip(expected) {
@@ -155,7 +163,7 @@ impl<'a> Bench<'a> {
     }
 
     fn session(&self, mut graph: Graph, options: &CompileOptions) -> Result<Session, BudgetError> {
-        let passes = PIPELINE.iter().skip_while(|p| p.name != "prune");
+        let passes = PIPELINE.iter().skip_while(|p| !follows_recipes(p));
         let outcome = run_passes_told(&mut graph, passes, options, self.progress, &mut ignore)?;
         let lowered = lower(&graph, Provenance::default(), outcome.verdicts)?;
         let plan = Plan::from_bytes(lowered.writer.to_bytes(lowered.manifest)?)?;
@@ -168,4 +176,9 @@ impl<'a> Bench<'a> {
         let outputs = session.run(&inputs)?;
         Ok(outputs.into_iter().filter(|(name, _)| self.outputs.contains(name)).map(|(_, tensor)| tensor).collect())
     }
+}
+
+/// Whether a pass, or one after it, does with products what a recipe says.
+fn follows_recipes(pass: &Pass) -> bool {
+    matches!(pass.name, "smooth" | "prune" | "choose")
 }

@@ -7,10 +7,12 @@
 //!    group's sensitivity to it. Weights are pruned for that by what the unpruned model computes.
 //! 3. [`solve`]: losses of independent errors add up, nearly, so the best for any budget is a knapsack problem, solved for all budgets at
 //!    once.
-//! 4. [`search`]: they do not add up exactly, so whole recipes are compiled and measured: a few along the curve, then those between the
-//!    cheapest that is within the budget and the next that is not, then that one with single groups made cheaper. Plain recipes, one
-//!    pattern for all, are measured beside them. The cheapest recipe that was *measured* to be within the budget is chosen, so none that is
-//!    not can be.
+//! 4. [`search`]: they do not add up exactly, so whole recipes are measured: a few along the curve, then those between the cheapest that is
+//!    within the budget and the next that is not, then that one with single groups made cheaper. Plain recipes, one pattern for all, are
+//!    measured beside them. All that with the weights of step 2 and with quantization by weights alone; where pruning or quantization go
+//!    by activations, the compiler goes by what comes of the weights before, so the cheapest of these drafts are then measured as they are
+//!    deployed. The cheapest
+//!    that was measured *so* to be within the budget is chosen: none that is not can be.
 //!
 //! Must not know: the command line, how samples came about.
 
@@ -20,6 +22,7 @@ mod groups;
 pub mod pareto;
 mod search;
 pub mod solve;
+mod store;
 
 use serde::Serialize;
 use sliderun::plan::PlanError;
@@ -72,6 +75,9 @@ pub enum BudgetError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Pruning(#[from] PruningError),
+    #[error("pruned weights cannot be kept for the time being: {0}")]
+    #[diagnostic(help("the folder for temporary files needs room for as many weights as there are patterns"))]
+    Store(#[from] std::io::Error),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -96,6 +102,8 @@ pub struct Point {
     pub fidelity: Fidelity,
     /// Whether that is within the budget.
     pub within: bool,
+    /// Whether it was measured as it is deployed; otherwise with each weight pruned by what the unpruned model computes.
+    pub deployed: bool,
     /// Which form, by group.
     #[serde(skip)]
     picks: Vec<usize>,
@@ -140,7 +148,7 @@ impl Found {
 
     /// The cheapest of those with one form for all products that is within the budget.
     pub fn best_uniform(&self) -> Option<&Point> {
-        self.points.iter().find(|p| p.uniform && p.within)
+        self.points.iter().find(|p| p.uniform && p.within && p.deployed)
     }
 }
 

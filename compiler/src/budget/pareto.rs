@@ -128,10 +128,11 @@ impl Plot<'_> {
             (false, false) => (MIXED, MIXED),
         };
         let title = format!(
-            "{}: {}, {:.1} % of the dense multiply-accumulates",
+            "{}: {}, {:.1} % of the dense multiply-accumulates{}",
             Escaped(&point.what),
             figure(self.budget, loss),
-            100.0 * point.macs
+            100.0 * point.macs,
+            if point.deployed { "" } else { ", a draft" }
         );
         self.add(&format!(
             r#"<circle cx="{x:.1}" cy="{y:.1}" r="4" fill="{fill}" stroke="{colour}"><title>{title}</title></circle>"#
@@ -180,7 +181,16 @@ mod tests {
 
     fn point(what: &str, uniform: bool, cost: f64, cosine: f64) -> Point {
         let fidelity = Fidelity { cosine, worst_cosine: cosine, relative_error: 0.1, kept_top1: 1.0 };
-        Point { what: what.into(), uniform, cost, macs: cost / 8.0, fidelity, within: cosine >= 0.98, picks: Vec::new() }
+        Point {
+            what: what.into(),
+            uniform,
+            cost,
+            macs: cost / 8.0,
+            fidelity,
+            within: cosine >= 0.98,
+            deployed: true,
+            picks: Vec::new(),
+        }
     }
 
     #[test]

@@ -331,10 +331,12 @@ fn budget_table(out: &mut dyn Write, found: &Found) -> Result {
     let row = |(at, p): (usize, &Point)| {
         let f = &p.fidelity;
         let figures = [f.cosine, f.worst_cosine, f.relative_error, f.kept_top1].map(|x| format!("{x:.5}"));
-        let within = match (at == found.chosen, p.within) {
-            (true, _) => "chosen",
-            (false, true) => "yes",
-            (false, false) => "no",
+        let within = match (at == found.chosen, p.deployed, p.within) {
+            (true, ..) => "chosen",
+            (false, true, true) => "yes",
+            (false, true, false) => "no",
+            (false, false, true) => "as a draft",
+            (false, false, false) => "not as a draft",
         };
         let head = [p.what.clone(), format!("{:.1} %", 100.0 * p.macs), format!("{:.4e}", p.cost)];
         head.into_iter().chain(figures).chain([within.to_owned()]).collect()
