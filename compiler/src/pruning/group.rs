@@ -229,5 +229,5 @@ fn squares(rows: &[f32], weight: &[f32], shape: &Weight, results: &mut Vec<f32>)
     let to = MatMut::from_row_major_slice_mut(&mut results[..count * n], count, n);
     let (rows, weight) = (MatRef::from_row_major_slice(rows, count, k), MatRef::from_row_major_slice(weight, n, k));
     matmul(to, Accum::Replace, rows, weight.transpose(), 1.0, Par::rayon(0));
-    results[..count * n].iter().map(|v| f64::from(*v).powi(2)).sum()
+    results[..count * n].iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
 }

@@ -53,7 +53,7 @@ impl Pruned {
 }
 
 fn energy(values: impl Iterator<Item = f32>) -> f64 {
-    values.map(|v| f64::from(v).powi(2)).sum()
+    values.map(|v| f64::from(v) * f64::from(v)).sum()
 }
 
 /// In each block of 2N along K, all but the 2N-2 weights of highest score become zero; of equal ones, those that come last. The score is

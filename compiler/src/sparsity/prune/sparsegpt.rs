@@ -103,7 +103,8 @@ impl Corner {
                 continue;
             }
             for (first, l) in (start..last).zip(&self.row(last)[start..]) {
-                let cost = loss * loss + self.loss(first, weights[first] - loss * l).powi(2);
+                let second = self.loss(first, weights[first] - loss * l);
+                let cost = loss * loss + second * second;
                 if cost < best.0 {
                     best = (cost, [Some(last), Some(first)]);
                 }

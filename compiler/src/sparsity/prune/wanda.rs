@@ -22,7 +22,7 @@ impl Norms {
     /// Adds rows, row-major [tokens, K].
     pub fn add(&mut self, rows: &[f32]) {
         for row in rows.chunks_exact(self.squares.len().max(1)) {
-            self.squares.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
+            self.squares.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v) * f64::from(*v));
         }
     }
 
