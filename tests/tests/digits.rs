@@ -25,8 +25,11 @@ fn images(data: &NamedTensors, name: &str) -> Tensor {
 
 fn logits(data: &NamedTensors, sparsity: &str, prune: PruneMethod, precision: Precision) -> Tensor {
     let sparsity: SparsityRequest = sparsity.parse().unwrap();
-    let sample = [("image".to_owned(), images(data, "calibration"))].into();
-    let calibration = Some(Arc::new(Calibration::new(vec![("calibration".to_owned(), sample)]).unwrap()));
+    // Without it, 8-bit products are quantized by largest magnitudes alone.
+    let calibration = matches!(prune, PruneMethod::Wanda | PruneMethod::SparseGpt).then(|| {
+        let sample = [("image".to_owned(), images(data, "calibration"))].into();
+        Arc::new(Calibration::new(vec![("calibration".to_owned(), sample)]).unwrap())
+    });
     let options = CompileOptions { sparsity, precision, prune, calibration, ..CompileOptions::default() };
     let compiled = compile(&fixture("digits.onnx"), &options, &mut ()).unwrap();
     let sparse = compiled.verdicts().iter().filter(|v| v.sparse).count();
