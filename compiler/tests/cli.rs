@@ -4,6 +4,7 @@ use prost::Message as _;
 use serde_json::Value as Json;
 use slidec::onnx::build::{ModelBuilder, node};
 use slidec::onnx::proto::{EXTERNAL, StringStringEntryProto};
+use slidec::verify::write_npz;
 use sliderun::dtype::DType;
 use sliderun::tensor::Tensor;
 use sliderun::tool::npy;
@@ -237,6 +238,36 @@ fn a_budget_gives_a_plan_within_it_and_a_recipe_of_it() {
     assert!(error.contains("no output 'z'") && error.contains("there are y"), "{error}");
     for refused in [&["--budget", "cos=2"][..], &["--budget", "cos=0.9", "--sparsity", "6:8"], &["--pareto", "plans.svg"]] {
         bench.compile(refused).refused(2);
+    }
+}
+
+#[test]
+fn calibration_data_decides_how_products_are_quantized() {
+    let bench = Bench::new();
+    // The first channel stands out.
+    let x: Vec<f32> = (0..160).map(|i| ((i * 29 % 83) as f32 - 41.0) * if i % 16 == 0 { 2.0 } else { 0.02 }).collect();
+    let samples = [("x".to_owned(), Tensor::from_slice(&[10, 16], &x).unwrap())].into();
+    write_npz(&bench.path("x.npz"), &samples).unwrap();
+    let int8 = ["--precision", "int8", "--json"];
+    let compile = |extra: &[&str]| bench.compile(&[&int8, extra].concat()).json();
+    let reasons = |report: &Json| -> Vec<String> {
+        report["verdicts"].as_array().unwrap().iter().map(|v| format!("{}: {}", v["chosen"], v["reason"])).collect()
+    };
+    assert!(reasons(&compile(&[])).iter().all(|r| !r.contains("loses")));
+
+    let report = compile(&["--calib", "x.npz"]);
+    assert!(reasons(&report).iter().all(|r| r.starts_with("\"i8 dense") && r.contains("i8 loses")), "{report}");
+    let smooth = report["passes"].as_array().unwrap().iter().find(|p| p["pass"] == "smooth").unwrap().to_string();
+    assert!(smooth.contains("'x', which it reads, is not computed") && smooth.contains("quantized"), "{smooth}");
+
+    let limited = compile(&["--calib", "x.npz", "--max-layer-error", "0", "--smooth", "none", "--weight-scales", "absmax"]);
+    assert!(reasons(&limited).iter().all(|r| r.starts_with("\"f32 dense") && r.ends_with("f32 in its place\"")), "{limited}");
+    let options = limited["provenance"]["options"].to_string();
+    assert!(["--calib=", "--max-layer-error=0", "--smooth=none", "--weight-scales=absmax"].iter().all(|o| options.contains(o)));
+    assert!(!report["provenance"]["options"].to_string().contains("--smooth"));
+
+    for bad in [&["--max-layer-error", "0.1"][..], &["--calib", "x.npz", "--max-layer-error", "-1"], &["--smooth", "much"]] {
+        bench.compile(bad).refused(2);
     }
 }
 

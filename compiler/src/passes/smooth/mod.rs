@@ -17,7 +17,7 @@ use super::product::Product;
 use super::{Pass, PassContext, PassError, PassReport};
 use crate::calibration::{RowStatistics, row_statistics};
 use crate::ir::{Constant, Graph, ValueRef};
-use crate::options::{Precision, Smoothing, WeightScales};
+use crate::options::{Precision, Smoothing};
 use crate::sparsity::output_error::Exact;
 use crate::sparsity::scales::Scales;
 use crate::sparsity::smooth::{STRENGTHS, column_absmax, factors};
@@ -41,8 +41,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     };
     let groups = groups(graph, &mut context.report, &element_type);
     let rows = row_statistics(graph, groups.iter().map(|g| g.activation), calibration)?;
-    let by_error = options.weight_scales != WeightScales::AbsMax;
-    smooth(graph, &mut context.report, &groups, &rows, by_error);
+    smooth(graph, &mut context.report, &groups, &rows);
     Ok(())
 }
 
@@ -124,18 +123,16 @@ struct Choice {
     factors: Vec<f32>,
 }
 
-/// Tries all strengths on the rows of a group's activation.
+/// Tries all strengths on the rows of a group's activation. Scales are by magnitude: others lower all errors alike, and are searched for long.
 ///
 /// # Errors
 /// A weight that cannot be read.
-fn choose(graph: &Graph, group: &Group, rows: &RowStatistics, by_error: bool) -> Result<Choice, WeightError> {
+fn choose(graph: &Graph, group: &Group, rows: &RowStatistics) -> Result<Choice, WeightError> {
     let weights: Vec<Weight> = group.products.iter().map(|(p, _)| p.read_weight(graph)).collect::<Result<_, _>>()?;
     let quantized = weights.iter().zip(&group.products).filter_map(|(w, (_, to))| Some((w, (*to)?)));
     let exact: Vec<_> = quantized.map(|(w, to)| (w, to, Exact::new(w, rows.sample()))).collect();
-    let moments = rows.moments();
-    let scales = if by_error { Scales::LeastError(Some(&moments)) } else { Scales::AbsMax };
     let error = |factors: Option<&[f32]>| {
-        let each = exact.iter().map(|(w, to, exact)| exact.error(w, rows.sample(), factors, *to, scales).powi(2));
+        let each = exact.iter().map(|(w, to, exact)| exact.error(w, rows.sample(), factors, *to, Scales::AbsMax).powi(2));
         (each.sum::<f64>() / exact.len() as f64).sqrt()
     };
     let columns = column_absmax(rows.k(), &weights);
@@ -157,20 +154,14 @@ fn choose(graph: &Graph, group: &Group, rows: &RowStatistics, by_error: bool) ->
 }
 
 /// Decides and scales group after group.
-fn smooth(
-    graph: &mut Graph,
-    report: &mut PassReport,
-    groups: &[Group],
-    rows: &BTreeMap<ValueRef, RowStatistics>,
-    by_error: bool,
-) {
+fn smooth(graph: &mut Graph, report: &mut PassReport, groups: &[Group], rows: &BTreeMap<ValueRef, RowStatistics>) {
     for group in groups {
         let names = group.names(graph);
         let Some(rows) = rows.get(&group.activation).filter(|rows| rows.seen() > 0) else {
             report.declined(&names[0], "calibration shows no row of what it reads");
             continue;
         };
-        let choice = match choose(graph, group, rows, by_error) {
+        let choice = match choose(graph, group, rows) {
             Ok(choice) => choice,
             Err(error) => {
                 report.declined(&names[0], error.to_string());

@@ -208,9 +208,9 @@ fn outliers_are_shared() {
         let before = values(&graph);
         let mut rows = RowStatistics::new(64);
         rows.add(floats(&before.values[&group.activation]));
-        let choice = choose(&graph, &group, &rows, true).unwrap();
+        let choice = choose(&graph, &group, &rows).unwrap();
         let rows = BTreeMap::from([(group.activation, rows)]);
-        smooth(&mut graph, &mut report, &[group], &rows, true);
+        smooth(&mut graph, &mut report, &[group], &rows);
         if outliers {
             assert!(choice.best < choice.plain / 3.0, "{} {}", choice.best, choice.plain);
             assert!(report.did.len() == 1 && report.declined.is_empty(), "{report}");
