@@ -94,7 +94,8 @@ impl Measure for OnBench<'_> {
         let forms = || picks.iter().map(|pick| self.choices.forms[*pick]);
         let pruned = self.choices.prune.needs_calibration() && forms().any(|f| f.pattern.is_some());
         let narrow = |f: Form| matches!(f.precision, Precision::Int8 | Precision::Fp8);
-        !pruned && !(self.bench.quantizes_by_samples() && forms().any(narrow))
+        let by_samples = self.bench.quantizes_by_samples() && forms().any(narrow);
+        !(pruned || by_samples)
     }
 }
 

@@ -90,7 +90,7 @@ pub fn activations(
         result.map_err(|stop| {
             let (sample, name) = (sample.to_owned(), |v| graph.output(v).name.clone());
             match stop {
-                Stop::Evaluate(source) => CalibrationError::Run { sample, source },
+                Stop::Evaluate(source) => CalibrationError::Run { sample, source: source.into() },
                 Stop::Diverges(v) => CalibrationError::Diverges { sample, value: name(v) },
                 Stop::NotFloat(v) => CalibrationError::NotFloat { value: name(v), dtype: graph.ty(v).dtype },
             }

@@ -52,7 +52,8 @@ impl<'c> Samples<'c> {
     pub fn begin(graph: &Graph, calibration: &'c Calibration, limit: usize) -> Result<Self, CalibrationError> {
         let mut out = Samples { samples: Vec::new(), limit, in_memory: 0, folder: None };
         for (name, inputs) in calibration.samples() {
-            let live = Walk::begin(graph, inputs).map_err(|source| CalibrationError::Run { sample: name.to_owned(), source })?;
+            let live = Walk::begin(graph, inputs)
+                .map_err(|source| CalibrationError::Run { sample: name.to_owned(), source: Box::new(source) })?;
             let held = out.hold(out.samples.len(), live)?;
             out.samples.push((name, held));
         }
@@ -71,7 +72,7 @@ impl<'c> Samples<'c> {
         for at in 0..self.samples.len() {
             let mut live = self.take(at)?;
             walk.advance::<EvaluateError>(graph, range.clone(), &constants, &mut live, |_, _| Ok(()))
-                .map_err(|source| CalibrationError::Run { sample: self.samples[at].0.to_owned(), source })?;
+                .map_err(|source| CalibrationError::Run { sample: self.samples[at].0.to_owned(), source: Box::new(source) })?;
             self.samples[at].1 = self.hold(at, live)?;
         }
         Ok(())

@@ -58,12 +58,12 @@ pub enum CalibrationError {
     #[error("calibration sample '{sample}' does not fit the model: {source}")]
     Input {
         sample: String,
-        source: EvaluateError,
+        source: Box<EvaluateError>,
         #[help]
         expected: String,
     },
     #[error("the model cannot be run on calibration sample '{sample}': {source}")]
-    Run { sample: String, source: EvaluateError },
+    Run { sample: String, source: Box<EvaluateError> },
     #[error("on calibration sample '{sample}', '{value}' contains NaN or an infinity")]
     #[diagnostic(help("the model itself overflows there; leave the sample out, or look for a wrong input in it"))]
     Diverges { sample: String, value: String },
@@ -188,7 +188,7 @@ impl Calibration {
             }
             bind(graph, given).map_err(|source| CalibrationError::Input {
                 sample: sample.clone(),
-                source,
+                source: source.into(),
                 expected: expected(),
             })?;
         }

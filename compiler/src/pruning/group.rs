@@ -34,7 +34,7 @@ pub fn work(graph: &Graph, task: &Task) -> u64 {
 pub fn work_together<'t>(graph: &Graph, tasks: impl Iterator<Item = &'t Task>) -> u64 {
     let mut factors = tasks.filter(|t| t.method == PruneMethod::SparseGpt).map(|t| shape(graph, t)[0]);
     // A factor takes a third of K³, its inverse another.
-    factors.next().map_or(0, |k| k.saturating_mul(k).saturating_mul(k) * 2 / 3 >> 20)
+    factors.next().map_or(0, |k| (k.saturating_mul(k).saturating_mul(k) * 2 / 3) >> 20)
 }
 
 /// K and N; of what is no matrix, nothing.

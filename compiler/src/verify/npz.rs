@@ -20,7 +20,7 @@ pub enum NpzError {
     #[error("'{path}' is not a readable .npz archive")]
     Archive { path: String, source: ReadNpzError },
     #[error("'{name}' in '{path}' cannot be read")]
-    Array { path: String, name: String, source: ReadNpzError },
+    Array { path: String, name: String, source: Box<ReadNpzError> },
     #[error("'{path}' was not written")]
     Write { path: String, source: WriteNpzError },
     #[error("'{name}' was not written to '{path}': NumPy has no element type like {dtype}")]
@@ -59,7 +59,7 @@ pub fn read_npz(path: &Path) -> Result<NamedTensors, NpzError> {
     for entry in names {
         let name = entry.strip_suffix(".npy").unwrap_or(&entry).to_owned();
         let tensor = read_any(&mut reader, &entry);
-        out.insert(name.clone(), tensor.map_err(|source| NpzError::Array { path: shown(), name, source })?);
+        out.insert(name.clone(), tensor.map_err(|source| NpzError::Array { path: shown(), name, source: source.into() })?);
     }
     Ok(out)
 }
