@@ -46,7 +46,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 }
 
 /// What the error with factors may be at most, of that without: less is not worth it, and may be chance.
-const WORTH: f64 = 0.98;
+const WORTH: f64 = 0.9;
 
 /// The products that read one activation, and where it can be divided.
 struct Group {
