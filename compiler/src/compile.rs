@@ -40,7 +40,7 @@ use crate::ir::Graph;
 use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda, missed};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
-use crate::options::{CompileOptions, Smoothing, Target, Variants, WeightScales};
+use crate::options::{CompileOptions, Permute, Smoothing, Target, Variants, WeightScales};
 use crate::passes::{PIPELINE, Pass, PassReport, PipelineError, run_passes, run_passes_told};
 use crate::pruning::Progress;
 use crate::recipe::Recipe;
@@ -341,6 +341,9 @@ fn spelled(options: &CompileOptions) -> Vec<String> {
         out.push(format!("--weight-scales={}", options.weight_scales));
     }
     out.extend(options.max_layer_error.map(|limit| format!("--max-layer-error={limit}")));
+    if options.permute != Permute::default() {
+        out.push(format!("--permute={}", options.permute));
+    }
     if options.variants != Variants::default() {
         out.push(format!("--variants={}", options.variants));
     }

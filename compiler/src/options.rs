@@ -37,6 +37,8 @@ pub struct CompileOptions {
     pub max_layer_error: Option<f64>,
     /// How much may be lost: what products are asked to be is then chosen by measuring.
     pub budget: Option<budget::Request>,
+    /// Whether K comes in an order in which pruning keeps more.
+    pub permute: Permute,
     /// Whether a request that cannot be met for some node is an error rather than a verdict.
     pub strict: bool,
     /// How many variants a plan for GPUs has.
@@ -87,6 +89,7 @@ impl Default for CompileOptions {
             sparsity: SparsityRequest::Auto,
             precision: Precision::Auto,
             prune: PruneMethod::None,
+            permute: Permute::None,
             calibration: None,
             recipe: None,
             smooth: Smoothing::Auto,
@@ -254,6 +257,19 @@ named! {
         AbsMax => "absmax",
         /// By search for the least squared error, weighted by the inputs' second moments where there is calibration data.
         LeastError => "least-error",
+    }
+}
+
+named! {
+    /// Which orders of K are looked for where weights are pruned.
+    Permute, "choice of orders", "none, free or all" {
+        /// None.
+        #[default]
+        None => "none",
+        /// Those that cost nothing, since what computes the activation can give it in that order.
+        Free => "free",
+        /// Others as well, for an index in the quantization of the activation.
+        All => "all",
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Must not know: plans, the command line.
 
+mod order;
+
 use serde::Serialize;
 use sliderun::op::{Op, TensorType};
 use sliderun::sparse::Pattern;
@@ -54,6 +56,8 @@ pub struct PruneOptions {
     pub method: PruneMethod,
     /// What the model is run on where the method needs it; synthetic when `None`.
     pub calibration: Option<Arc<Calibration>>,
+    /// Whether K comes first in an order in which the pattern keeps more, where the file can be in that order for nothing.
+    pub permute: bool,
     /// A folder that finished weights are kept in, and found in by a later run of the same.
     pub resume: Option<PathBuf>,
 }
@@ -61,7 +65,7 @@ pub struct PruneOptions {
 impl PruneOptions {
     /// By magnitude to a pattern.
     pub fn magnitude(pattern: Pattern) -> Self {
-        PruneOptions { pattern, method: PruneMethod::Magnitude, calibration: None, resume: None }
+        PruneOptions { pattern, method: PruneMethod::Magnitude, calibration: None, permute: false, resume: None }
     }
 }
 
@@ -207,6 +211,9 @@ pub struct PrunedWeight {
     /// What was done; told again for each product that shares the weight.
     #[serde(flatten)]
     pub layer: Option<Layer>,
+    /// What order K is in now, or why it is in the order that it was in, where another one was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
     /// Why the weight was left as it is, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub declined: Option<String>,
@@ -221,6 +228,7 @@ pub fn prune_model(
     options: &PruneOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<PrunedWeight>, PruneError> {
+    let mut orders = if options.permute { order::reorder(model, options)? } else { BTreeMap::new() };
     let Traced { mut graph, products } = Traced::new(model)?;
     let calibration = options.calibration.as_deref();
     if let Some(calibration) = calibration {
@@ -269,7 +277,8 @@ pub fn prune_model(
             Ok(layer) => (Some(layer), None),
             Err(reason) => (None, Some(reason)),
         };
-        out.push(PrunedWeight { node: told.node.clone(), weight: told.weight.clone(), layer, declined });
+        let order = orders.remove(&told.node);
+        out.push(PrunedWeight { node: told.node.clone(), weight: told.weight.clone(), layer, order, declined });
     }
     Ok(out)
 }
@@ -277,7 +286,14 @@ pub fn prune_model(
 /// Where this model's finished weights are kept: everything that they depend on makes the key.
 fn checkpoint(folder: &std::path::Path, model: &OnnxModel, options: &PruneOptions) -> Result<Checkpoint, PruneError> {
     let calibration = options.calibration.as_ref().map_or_else(|| "synthetic".to_owned(), |c| c.digest().to_hex().to_string());
-    let about = [&model.digest().to_hex().to_string(), &options.pattern.to_string(), &options.method.to_string(), &calibration];
+    let order = if options.permute { "another order" } else { "the model's order" };
+    let about = [
+        &model.digest().to_hex().to_string(),
+        &options.pattern.to_string(),
+        &options.method.to_string(),
+        &calibration,
+        &order.to_owned(),
+    ];
     Ok(Checkpoint::open(folder, &about.map(String::as_str)).map_err(PruningError::from)?)
 }
 

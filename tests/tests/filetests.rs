@@ -2,7 +2,7 @@
 //! beside the input. Every case also runs the graph with and without the pass on random inputs and compares the outputs.
 //!
 //! Directives in comments: `# tolerance: X` (relative, 1e-5 unless given); `# options: sparsity=6:8 precision=int8
-//! prune=magnitude strict` for the pass; the lines of `# recipe: …` are one.
+//! prune=magnitude permute=all strict` for the pass; the lines of `# recipe: …` are one.
 
 use slidec::ir::Graph;
 use slidec::ir::eval::evaluate;
@@ -26,6 +26,7 @@ fn options(text: &str) -> CompileOptions {
             Some(("sparsity", v)) => options.sparsity = v.parse().unwrap(),
             Some(("precision", v)) => options.precision = v.parse().unwrap(),
             Some(("prune", v)) => options.prune = v.parse().unwrap(),
+            Some(("permute", v)) => options.permute = v.parse().unwrap(),
             Some(("target", v)) => options.targets = vec![v.parse().unwrap()],
             None if word == "strict" => options.strict = true,
             _ => panic!("unknown option '{word}'"),

@@ -17,7 +17,9 @@ use crate::budget::{Budget, Found, Point, Request};
 use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
-use crate::options::{CompileOptions, Precision, PruneMethod, Smoothing, SparsityRequest, Target, Variants, WeightScales};
+use crate::options::{
+    CompileOptions, Permute, Precision, PruneMethod, Smoothing, SparsityRequest, Target, Variants, WeightScales,
+};
 use crate::passes::Pass;
 use crate::pruning::Progress;
 use crate::recipe::Recipe;
@@ -56,6 +58,10 @@ pub struct Compile {
     /// of them; random ones without
     #[arg(long, value_name = "FILE.npz|DIR")]
     calib: Option<PathBuf>,
+    /// Orders of K in which pruning keeps more: none; free for those that cost nothing, as part of the weights that an activation comes from;
+    /// all for others as well, by an index in the quantization of the activation
+    #[arg(long, value_name = "NONE|FREE|ALL", default_value_t)]
+    permute: Permute,
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     precision: Precision,
@@ -157,10 +163,14 @@ impl Compile {
     /// Everything that keeps the model from being compiled or the results from being written.
     pub fn run(self, out: &mut dyn Write) -> Result {
         let what = || format!("'{}' was not compiled", self.model.display());
+        if self.permute != Permute::None && self.prune == PruneMethod::None && self.recipe.is_none() {
+            return Err(Failure::usage("--permute needs --prune", "an order of K is looked for where weights are pruned"));
+        }
         let options = CompileOptions {
             sparsity: self.sparsity,
             precision: self.precision,
             prune: self.prune,
+            permute: self.permute,
             calibration: values::calibration(self.calib.as_deref())?,
             recipe: None,
             smooth: self.smooth,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::failure::{Complaint, Failure, Result};
 use super::output::log_passes;
 use crate::ir::sidecar;
-use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
+use crate::options::{CompileOptions, Permute, Precision, PruneMethod, SparsityRequest};
 use crate::passes::{by_names, ignore, run_passes};
 
 const EXAMPLES: &str = "\
@@ -37,6 +37,9 @@ pub struct Opt {
     /// How to make weights satisfy the pattern: none, magnitude, wanda or sparsegpt
     #[arg(long, value_name = "METHOD", default_value = "none")]
     prune: PruneMethod,
+    /// Orders of K in which pruning keeps more: none, free or all
+    #[arg(long, value_name = "NONE|FREE|ALL", default_value_t)]
+    permute: Permute,
     /// Arithmetic of products with constant weights: auto, f32, bf16, fp16, int8 or fp8
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     precision: Precision,
@@ -52,8 +55,13 @@ impl Opt {
             .map_err(|e| Failure::usage(e.to_string(), "`slidec passes` lists them"))?;
         let mut graph = sidecar::read(&self.graph)
             .map_err(|e| Failure::because(format!("'{}' was not read", self.graph.display()), Complaint::of_diagnostic(&e)))?;
-        let options =
-            CompileOptions { sparsity: self.sparsity, prune: self.prune, precision: self.precision, ..CompileOptions::default() };
+        let options = CompileOptions {
+            sparsity: self.sparsity,
+            prune: self.prune,
+            permute: self.permute,
+            precision: self.precision,
+            ..CompileOptions::default()
+        };
         let outcome = run_passes(&mut graph, passes, &options, &mut ignore)
             .map_err(|e| Failure::because("the passes did not all run", Complaint::of_diagnostic(&e)))?;
         // Logging goes on without a reader.

@@ -43,6 +43,10 @@ pub struct Prune {
     /// them; random ones without
     #[arg(long, value_name = "FILE.npz|DIR")]
     calib: Option<PathBuf>,
+    /// First puts K into an order in which the pattern keeps more, where all weights that this takes are in the file: the model computes the
+    /// same, its sums in another order
+    #[arg(long)]
+    permute: bool,
     /// A folder that finished weights are kept in: the same command again goes on where it was interrupted
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
@@ -69,7 +73,8 @@ impl Prune {
         let mut model = OnnxModel::open(&self.model).map_err(|e| fail(e.into()))?;
         let calibration = values::calibration(self.calib.as_deref())?;
         values::warn_without_calibration([self.method], calibration.as_deref());
-        let options = PruneOptions { pattern: self.pattern, method: self.method, calibration, resume: self.resume };
+        let options =
+            PruneOptions { pattern: self.pattern, method: self.method, calibration, permute: self.permute, resume: self.resume };
         let spinner = Spinner::start();
         spinner.say("import");
         let weights = prune_model(&mut model, &options, &spinner).map_err(fail)?;
@@ -111,6 +116,10 @@ impl Prune {
             ]
         });
         table(out, &columns, rows)?;
+        let orders: Vec<String> = weights.iter().filter_map(|w| Some(format!("  {}: {}", w.node, w.order.as_ref()?))).collect();
+        if !orders.is_empty() {
+            writeln!(out, "\norders of K:\n{}", orders.join("\n"))?;
+        }
         let pruned = weights.iter().filter(|w| w.declined.is_none()).count();
         writeln!(out, "\n{}: {pruned} of {} weights are {}", self.output.display(), weights.len(), self.pattern)?;
         Ok(())

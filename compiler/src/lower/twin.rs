@@ -89,13 +89,14 @@ pub fn dense(program: &Program, groups: &[&Group]) -> Program {
             make_dense(&mut twin, product, group, &mut names);
         }
         let step = &mut twin.steps[group.lift];
-        let (x, lifted) = (step.inputs[0], step.outputs[0].0 as usize);
+        let ordered = step.inputs.get(1).copied().flatten().is_some();
+        let (x, lifted) = (step.inputs[0].filter(|_| !ordered), step.outputs[0].0 as usize);
         if let Op::QuantLift(op) = &mut step.op {
             *op = op.dense_twin();
         }
         twin.values[lifted].ty.shape.pop();
         twin.values[lifted].ty.shape.push(group.k.into());
-        // Nothing is left to do where it would round to the type that its operand has.
+        // Nothing is left to do where it would round to the type that its operand has, in the order that this is in.
         if let Some(x) = x
             && twin.values[x.0 as usize].ty.dtype == group.input
         {

@@ -1,11 +1,13 @@
 //! `decompose`: a product with a form becomes QuantLift → SparseGemm (or DenseGemm) → Dequant.
 //!
 //! The weight is quantized per output channel, and, for a sparse form, rewritten as overlapping 2:4 windows in the portable
-//! compressed form. In the float types there is nothing to dequantize: QuantLift only rounds and lifts.
+//! compressed form. In the float types there is nothing to dequantize: QuantLift only rounds and lifts. An activation that is only put into
+//! another order of K before a sparse product is so by the QuantLift; before a dense one the weight is put back instead.
 
 use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Cast};
+use sliderun::op::index::Gather;
 use sliderun::op::sparse::{DenseGemm, Dequant, QuantLift, SparseGemm};
 use sliderun::sparse::KLayout;
 use sliderun::tensor::Tensor;
@@ -15,6 +17,7 @@ use super::fold_constants::evaluate;
 use super::product::Product;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, ValueRef, WeightForm};
+use crate::sparsity::permute::Permutation;
 use crate::sparsity::quantize::quantize_by;
 use crate::sparsity::scales::Scales;
 use crate::sparsity::{Decomposed, decompose};
@@ -33,7 +36,9 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
             continue;
         };
         let name = graph.node(product.node).name.clone();
-        let weight = match encode(graph, product, form, context.scales(graph, product.activation)) {
+        let ordered = Ordered::of(graph, product.activation);
+        let scales = context.scales(graph, product.activation);
+        let weight = match encode(graph, product, form, scales, ordered.as_ref()) {
             Ok(weight) => weight,
             Err(reason) => {
                 context.report.declined(name, reason);
@@ -41,7 +46,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
             }
         };
         let origin = graph.node(product.node).origin.clone();
-        let result = Rewriter { graph, name: &name, origin }.product(product, form, weight)?;
+        let result = Rewriter { graph, name: &name, origin }.product(product, form, weight, ordered)?;
         graph.replace(product.result(), result);
         context.report.did([name], form.to_string());
     }
@@ -61,12 +66,40 @@ enum EncodedWeight {
     Sparse(Decomposed),
 }
 
-fn encode(graph: &Graph, product: Product, form: WeightForm, scales: Scales<'_>) -> Result<Encoded, String> {
+/// An activation whose channels are those of another in a constant order.
+struct Ordered {
+    source: ValueRef,
+    order: ValueRef,
+    permutation: Permutation,
+}
+
+impl Ordered {
+    fn of(graph: &Graph, activation: ValueRef) -> Option<Ordered> {
+        let Op::Gather(Gather { axis }) = graph.producer(activation)? else { return None };
+        let (source, order) = (graph.operand(activation.node, 0)?, graph.operand(activation.node, 1)?);
+        let indices = graph.constant(order).filter(|c| c.dtype == DType::I32 && c.shape.len() == 1)?.to_tensor();
+        let k = graph.ty(source).shape.last()?.as_usize();
+        let channels = indices.as_slice::<i32>()?.iter().map(|c| usize::try_from(*c).ok()).collect::<Option<Vec<_>>>()?;
+        let permutation = Permutation::new(channels).filter(|p| Some(p.order().len()) == k)?;
+        (*axis + 1 == graph.ty(source).rank()).then_some(Ordered { source, order, permutation })
+    }
+}
+
+fn encode(
+    graph: &Graph,
+    product: Product,
+    form: WeightForm,
+    scales: Scales<'_>,
+    ordered: Option<&Ordered>,
+) -> Result<Encoded, String> {
     let weight = product.read_weight(graph).map_err(|e| e.to_string())?;
     let quantized = quantize_by(&weight, form.to, scales);
     let scales = quantized.scales.map(|s| Tensor::from_slice(&[s.len()], &s).expect("one scale per output channel"));
     let weight = match form.pattern {
-        None => EncodedWeight::Dense(quantized.values),
+        None => EncodedWeight::Dense(match ordered {
+            None => quantized.values,
+            Some(ordered) => ordered.permutation.inverse().apply(&Constant::from_tensor(&quantized.values), 1, 0).to_tensor(),
+        }),
         Some(pattern) => EncodedWeight::Sparse(decompose(&quantized.values, pattern).map_err(|e| e.to_string())?),
     };
     Ok(Encoded { weight, scales })
@@ -80,13 +113,24 @@ struct Rewriter<'g> {
 }
 
 impl Rewriter<'_> {
-    fn product(&mut self, product: Product, form: WeightForm, encoded: Encoded) -> Result<ValueRef, PassError> {
+    fn product(
+        &mut self,
+        product: Product,
+        form: WeightForm,
+        encoded: Encoded,
+        ordered: Option<Ordered>,
+    ) -> Result<ValueRef, PassError> {
         let to = self.graph.ty(product.result()).dtype;
         let layout = match &encoded.weight {
             EncodedWeight::Dense(weight) => KLayout::dense(weight.shape()[1]),
             EncodedWeight::Sparse(decomposed) => decomposed.layout.clone(),
         };
-        let lift = self.add("quant_lift", QuantLift { to: form.to, layout: layout.clone() }, &[Some(product.activation)])?;
+        let operands = match ordered {
+            None => vec![Some(product.activation)],
+            Some(Ordered { source, .. }) if layout.is_dense() => vec![Some(source)],
+            Some(Ordered { source, order, .. }) => vec![Some(source), Some(order)],
+        };
+        let lift = self.add("quant_lift", QuantLift { to: form.to, layout: layout.clone() }, &operands)?;
         let accumulator = match encoded.weight {
             EncodedWeight::Dense(weight) => {
                 let weight = self.constant("weight", &weight);

@@ -1,4 +1,4 @@
-//! `lift`: one lifted activation serves every product that reads the same value with the same layout and element type.
+//! `lift`: one lifted activation serves every product that reads the same value, in the same order, with the same layout and element type.
 
 use sliderun::op::Op;
 use sliderun::op::sparse::QuantLift;
@@ -11,14 +11,14 @@ pub const PASS: Pass =
     Pass { name: "lift", summary: "share one quantized and lifted activation among all products that read it", run };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    let mut kept: Vec<(ValueRef, QuantLift, ValueRef)> = Vec::new();
+    let mut kept: Vec<(Vec<Option<ValueRef>>, QuantLift, ValueRef)> = Vec::new();
     for id in graph.schedule() {
         let Some(Op::QuantLift(op)) = graph.node(id).op() else {
             continue;
         };
-        let activation = graph.operand(id, 0).expect("a verified QuantLift has its operand");
-        match kept.iter().find(|(value, known, _)| *value == activation && known == op) {
-            None => kept.push((activation, op.clone(), ValueRef { node: id, slot: 0 })),
+        let operands = graph.operands(id);
+        match kept.iter().find(|(known, like, _)| *known == operands && like == op) {
+            None => kept.push((operands, op.clone(), ValueRef { node: id, slot: 0 })),
             Some((_, _, shared)) => {
                 let shared = *shared;
                 let names = [graph.node(shared.node).name.clone(), graph.node(id).name.clone()];

@@ -38,6 +38,7 @@ pub mod matching;
 mod merge;
 mod narrow;
 mod normalise;
+pub(crate) mod permute;
 pub(crate) mod product;
 mod prune;
 pub mod report;
@@ -64,6 +65,7 @@ pub const PIPELINE: &[Pass] = &[
     fuse_bias::PASS,
     fuse_rotary::PASS,
     smooth::PASS,
+    permute::PASS,
     prune::PASS,
     choose::PASS,
     limit_error::PASS,

@@ -182,6 +182,7 @@ impl Narrower<'_> {
         if let (Op::QuantLift(lift), Some(Some(x))) = (&op, operands.first())
             && lift.to == self.to
             && lift.layout.is_dense()
+            && operands.len() == 1
         {
             let x = self.held(*x)?;
             self.graph.replace_uses(outputs[0], x);

@@ -55,8 +55,9 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     Ok(())
 }
 
+/// One that can be done in registers: those that put K into another order read it from memory.
 fn is_quantization(graph: &Graph, id: NodeId) -> bool {
-    matches!(graph.node(id).op(), Some(Op::QuantLift(lift)) if lift.quantizes())
+    matches!(graph.node(id).op(), Some(Op::QuantLift(lift)) if lift.quantizes()) && graph.operand(id, 1).is_none()
 }
 
 /// The operators that read nothing but sums and each other's results, which nothing reads but each other and quantizations.

@@ -56,7 +56,13 @@ fn calibration() -> Calibration {
 }
 
 fn options(method: PruneMethod) -> PruneOptions {
-    PruneOptions { pattern: PATTERN.parse().unwrap(), method, calibration: Some(Arc::new(calibration())), resume: None }
+    PruneOptions {
+        pattern: PATTERN.parse().unwrap(),
+        method,
+        calibration: Some(Arc::new(calibration())),
+        permute: false,
+        resume: None,
+    }
 }
 
 const PATTERN: &str = "4:6";

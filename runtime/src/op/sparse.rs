@@ -10,14 +10,15 @@ use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::sparse::KLayout;
 
-/// Input x: float [.., K]. Converts each row ("token") to `to` and rearranges it to the lifted order.
+/// Inputs (x: float [.., K], order?: i32 [K]). Converts each row ("token") to `to` and rearranges it to the lifted order.
 ///
 /// - `to` I8 or F8e4m3: dynamic quantization per token, `scale = absmax / 127` or `/ 448`, `q = round_half_even(x · (1 / scale))`, each
 ///   operation rounded to f32; a row whose absmax is below 1e-30 has scale 1 and gives zeros; a row with NaN or an infinity has scale
 ///   NaN (and q 0), so that every output it reaches is NaN. Outputs (q: [.., K'], scale: f32 [.., 1]).
 /// - `to` Bf16, F16 or F32: only rounded and lifted. Output (x': [.., K']).
 ///
-/// A dense layout lifts nothing: K' = K.
+/// A dense layout lifts nothing: K' = K. With an order, channel `order[k]` of x stands at position k of what is converted and lifted; in plans
+/// it is a constant that names each channel once ([`crate::sparse::check_order`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantLift {
     /// Element type of the result.
@@ -112,7 +113,7 @@ fn expect_shape(input: usize, ty: &TensorType, expected: &[Dim]) -> Result<(), I
 
 impl Semantics for QuantLift {
     fn infer(&self, inputs: InputTypes<'_>) -> Result<Vec<TensorType>, InferError> {
-        inputs.at_most(1)?;
+        inputs.at_most(2)?;
         let x = inputs.required(0)?;
         if !x.dtype.computes_in_f32() {
             return Err(InferError::DType { input: 0, actual: x.dtype, expected: "f32, f16 or bf16" });
@@ -124,6 +125,10 @@ impl Semantics for QuantLift {
         let (rows, k) = rows(0, x)?;
         if !super::may_equal(k, &self.layout.k().into()) {
             return Err(InferError::Shape(format!("the last extent of {x} is not the layout's K, {}", self.layout.k())));
+        }
+        if let Some(order) = inputs.optional(1) {
+            expect_dtype(1, order, DType::I32)?;
+            expect_shape(1, order, &[self.layout.k().into()])?;
         }
         let with_last = |dtype, last: usize| TensorType::new(dtype, rows.iter().cloned().chain([last.into()]));
         let mut outputs = vec![with_last(self.to, self.layout.lifted())];

@@ -1,12 +1,13 @@
 //! The fast path of sparse products on the CPU: undo the lift when the session is created.
 //!
 //! QuantLift → SparseGemm becomes QuantLift without a lift → DenseGemm, with the weight written out. Both give the same integer
-//! accumulators. A lifted activation that anything but such products reads (or that is an output) stays lifted, and so do its products.
+//! accumulators. Where K comes in another order, the weight written out is in the activation's own. A lifted activation that anything but such products reads (or that is an output) stays lifted, and so do its products.
 
 use crate::cpu::undo_lift;
 use crate::op::sparse::{DenseGemm, SparseGemm};
 use crate::op::{InputTypes, Op, Semantics, TensorType};
 use crate::plan::manifest::ValueId;
+use crate::tensor::{Tensor, TensorError};
 
 use super::SessionError;
 use super::program::{Program, Source, Value, index, step_error};
@@ -22,11 +23,13 @@ pub(super) fn undo_lifts(program: &mut Program) -> Result<(), SessionError> {
         let lifted = program.steps[lift].outputs[0];
         let Some(products) = products_of(program, lifted, &readers[index(lifted)]) else { continue };
         let twin = Op::from(op.dense_twin());
+        let order = program.order(&program.steps[lift])?.map(<[i32]>::to_vec);
+        program.steps[lift].inputs.truncate(1);
         let step = &program.steps[lift];
         let operands: Vec<Option<&TensorType>> = step.inputs.iter().map(|v| v.map(|v| &program.values[index(v)].ty)).collect();
         let types = twin.infer(InputTypes(&operands)).map_err(|e| step_error(step, e))?;
         for product in products {
-            undo(program, product, lifted)?;
+            undo(program, product, lifted, order.as_deref())?;
         }
         program.steps[lift].op = twin;
         for (v, ty) in program.steps[lift].outputs.clone().into_iter().zip(types) {
@@ -71,10 +74,14 @@ fn products_of(program: &Program, lifted: ValueId, readers: &Option<Vec<usize>>)
 }
 
 /// Makes one product dense.
-fn undo(program: &mut Program, product: usize, lifted: ValueId) -> Result<(), SessionError> {
+fn undo(program: &mut Program, product: usize, lifted: ValueId, order: Option<&[i32]>) -> Result<(), SessionError> {
     let step = &program.steps[product];
     let (Op::SparseGemm(op), [_, Some(values), Some(positions)]) = (&step.op, &step.inputs[..]) else { return Ok(()) };
     let (to, weight) = (op.to, weight(program, product, op, [*values, *positions])?);
+    let weight = match order {
+        None => weight,
+        Some(order) => in_place(&weight, order).map_err(|e| step_error(step, e))?,
+    };
     let name = format!("{}.dense", program.values[index(*values)].name);
     let ty = TensorType::new(weight.dtype(), weight.shape().iter().copied());
     let root = program.values.len();
@@ -86,7 +93,20 @@ fn undo(program: &mut Program, product: usize, lifted: ValueId) -> Result<(), Se
     Ok(())
 }
 
-fn weight(program: &Program, at: usize, op: &SparseGemm, operands: [ValueId; 2]) -> Result<crate::tensor::Tensor, SessionError> {
+/// A weight [N, K] whose position k is channel `order[k]`, by channels.
+fn in_place(weight: &Tensor, order: &[i32]) -> Result<Tensor, TensorError> {
+    let size = weight.dtype().size();
+    let mut data = vec![0; weight.bytes().len()];
+    let rows = weight.bytes().chunks_exact(size * order.len()).zip(data.chunks_exact_mut(size * order.len()));
+    for (from, to) in rows {
+        for (element, &channel) in from.chunks_exact(size).zip(order) {
+            to[channel as usize * size..][..size].copy_from_slice(element);
+        }
+    }
+    Tensor::from_bytes(weight.dtype(), weight.shape(), &data)
+}
+
+fn weight(program: &Program, at: usize, op: &SparseGemm, operands: [ValueId; 2]) -> Result<Tensor, SessionError> {
     let step = &program.steps[at];
     let missing = || step_error(step, "its weight is not constant");
     let shapes = operands.map(|v| program.values[index(v)].ty.concrete_shape());

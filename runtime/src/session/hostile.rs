@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::tests::{sparse_product, two_variants};
+use super::tests::{ordered_product, sparse_product, two_variants};
 use super::*;
 use crate::dtype::DType;
 use crate::op::attention::Attention;
@@ -275,8 +275,8 @@ proptest! {
     }
 
     #[test]
-    fn made_up_sparse_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4), dense: bool) {
-        let (writer, manifest) = sparse_product();
+    fn made_up_sparse_plans_never_panic(mutations in prop::collection::vec((any::<usize>(), any::<usize>()), 1..4), dense: bool, ordered: bool) {
+        let (writer, manifest) = if ordered { ordered_product(&[7, 6, 5, 4, 3, 2, 1, 0]) } else { sparse_product() };
         let sparse_form = if dense { SparseForm::Dense } else { SparseForm::Compressed };
         run_made_up(&writer.to_bytes(manifest).unwrap(), &mutations, false, SessionOptions { sparse_form, ..SessionOptions::default() });
     }

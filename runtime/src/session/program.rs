@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::{Port, SessionError, SessionOptions, SparseForm, dense};
 use crate::cpu::{Kernel, Prepared};
 use crate::dtype::DType;
-use crate::op::{InputTypes, Semantics, TensorType};
+use crate::op::{InputTypes, Op, Semantics, TensorType};
 use crate::plan::cuda::CudaPlan;
 use crate::plan::manifest::{self, BlobId, Expanded, Step, Storage, ValueId};
 use crate::plan::{Plan, PlanError};
+use crate::sparse::check_order;
 use crate::sparse::compressed::Compressed;
 use crate::tensor::{Tensor, TensorView};
 
@@ -79,6 +80,7 @@ impl Program {
         let mut program = Program::read(&plan, read);
         program.find_what_steps_bring();
         program.check_types()?;
+        program.check_orders()?;
         program.expand_weights()?;
         if options.sparse_form == SparseForm::Dense {
             dense::undo_lifts(&mut program)?;
@@ -94,6 +96,7 @@ impl Program {
         let mut program = Program::read(plan, read);
         program.find_what_steps_bring();
         program.check_types()?;
+        program.check_orders()?;
         Ok(program)
     }
 
@@ -150,6 +153,27 @@ impl Program {
             }
         }
         Ok(())
+    }
+
+    /// Checks the order of K of every activation that has one.
+    fn check_orders(&self) -> Result<(), SessionError> {
+        self.steps.iter().try_for_each(|step| self.order(step).map(|_| ()))
+    }
+
+    /// The order of K in which a step quantizes and lifts an activation, if it has one.
+    ///
+    /// # Errors
+    /// One that is not constant, or does not name each channel once.
+    pub fn order<'a>(&'a self, step: &Step) -> Result<Option<&'a [i32]>, SessionError> {
+        let (Op::QuantLift(op), Some(Some(order))) = (&step.op, step.inputs.get(1)) else { return Ok(None) };
+        let view = self.constant(index(*order), &[])?;
+        let order = view.and_then(|view| bytemuck::try_cast_slice::<u8, i32>(view.data).ok());
+        let order = order.ok_or_else(|| step_error(step, "the order of K is not constant"))?;
+        check_order(order).map_err(|e| step_error(step, e))?;
+        if order.len() != op.layout.k() {
+            return Err(step_error(step, format!("the order of K has {} channels, K is {}", order.len(), op.layout.k())));
+        }
+        Ok(Some(order))
     }
 
     fn prepare(&mut self) -> Result<(), SessionError> {

@@ -277,6 +277,53 @@ pub(super) fn sparse_product() -> (PlanWriter<'static>, Manifest) {
     (writer, manifest)
 }
 
+/// [`sparse_product`] on the channels of x in an order.
+pub(super) fn ordered_product(order: &[i32; 8]) -> (PlanWriter<'static>, Manifest) {
+    let (mut writer, mut manifest) = sparse_product();
+    let blob = writer.add_blob(Box::<[u8]>::from(bytemuck::cast_slice::<i32, u8>(order)));
+    manifest.program.values.push(value("order", DType::I32, &["8"], Storage::Constant(blob)));
+    manifest.program.steps[0].inputs.push(Some(ValueId(8)));
+    (writer, manifest)
+}
+
+fn session_with((writer, manifest): (PlanWriter<'static>, Manifest), form: SparseForm) -> Result<Session, SessionError> {
+    let plan = Plan::from_bytes(writer.to_bytes(manifest).unwrap()).unwrap();
+    Session::new(Arc::new(plan), Device::Cpu, SessionOptions { threads: Some(1), sparse_form: form, ..SessionOptions::default() })
+}
+
+#[test]
+fn an_order_of_k_is_that_of_the_activation() {
+    const ORDER: [i32; 8] = [3, 0, 7, 5, 1, 2, 6, 4];
+    let rows = 5;
+    let x: Vec<f32> = (0..rows * 8).map(|i| ((i * 37 + 11) % 101) as f32 - 50.0).collect();
+    let gathered: Vec<f32> = x.chunks(8).flat_map(|row| ORDER.map(|k| row[k as usize])).collect();
+    let run = |session: &Session, x: &[f32]| session.run(&[("x", Tensor::from_slice(&[rows, 8], x).unwrap().view())]).unwrap();
+    let expected = run(&session_with(sparse_product(), SparseForm::Compressed).unwrap(), &gathered);
+    for form in [SparseForm::Compressed, SparseForm::Dense] {
+        let session = session_with(ordered_product(&ORDER), form).unwrap();
+        // Written out, the weight takes the activation as it is.
+        assert_eq!(cpu(&session).program.steps[0].inputs.len(), if form == SparseForm::Dense { 1 } else { 2 });
+        for ((name, a), (_, b)) in run(&session, &x).iter().zip(&expected) {
+            assert_eq!(a.bytes(), b.bytes(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn orders_of_k_that_are_none_are_refused() {
+    let refusal = |product, form| session_with(product, form).err().map(|e| e.to_string()).unwrap_or_default();
+    for form in [SparseForm::Compressed, SparseForm::Dense] {
+        for (order, at) in [([0, 1, 2, 3, 4, 5, 6, 8], "8 at position 7"), ([-1, 1, 2, 3, 4, 5, 6, 7], "-1 at position 0")] {
+            assert!(refusal(ordered_product(&order), form).contains(at));
+        }
+        assert!(refusal(ordered_product(&[0, 1, 2, 3, 3, 5, 6, 7]), form).contains("3 at position 4"));
+        let (writer, mut manifest) = ordered_product(&[0; 8]);
+        manifest.program.values[8].storage = Storage::Input;
+        manifest.program.inputs.push(ValueId(8));
+        assert!(refusal((writer, manifest), form).contains("the order of K is not constant"));
+    }
+}
+
 fn sparse_session(form: SparseForm, change: impl FnOnce(&mut Manifest)) -> Session {
     let (writer, mut manifest) = sparse_product();
     change(&mut manifest);

@@ -25,6 +25,31 @@ pub fn symmetric_scale(absmax: f32, limit: f32) -> Option<f32> {
     (absmax >= TINY).then(|| absmax / limit)
 }
 
+/// An order of K that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the order of K has {channel} at position {position}; each of 0 to {} must be there once", .k.saturating_sub(1))]
+#[allow(missing_docs)]
+pub struct InvalidOrder {
+    pub position: usize,
+    pub channel: i32,
+    pub k: usize,
+}
+
+/// Checks that an order of K, for each position the channel that stands there, names each channel once.
+///
+/// # Errors
+/// The first position with a channel that does not exist or has been named.
+pub fn check_order(order: &[i32]) -> Result<(), InvalidOrder> {
+    let mut seen = vec![false; order.len()];
+    for (position, &channel) in order.iter().enumerate() {
+        let place = usize::try_from(channel).ok().and_then(|channel| seen.get_mut(channel));
+        if place.is_none_or(|seen| std::mem::replace(seen, true)) {
+            return Err(InvalidOrder { position, channel, k: order.len() });
+        }
+    }
+    Ok(())
+}
+
 /// A sparsity pattern: at most 2N-2 non-zeros in every 2N consecutive weights along K, N from 2 to 8. N = 2 is plain 2:4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(u8);

@@ -212,7 +212,7 @@ impl<'s> Launches<'s> {
     fn quantized_again(&self, trace: &StepTrace<'_>) -> Option<BTreeMap<String, Tensor>> {
         let steps = self.of(trace.index);
         let (last, program) = (steps.last().filter(|_| steps.len() > 1)?, self.program());
-        let (Op::QuantLift(op), Some(Some(x))) = (&last.op, last.inputs.first()) else { return None };
+        let (Op::QuantLift(op), [Some(x)]) = (&last.op, &last.inputs[..]) else { return None };
         let name = |id: ValueId| &program.values[id.0 as usize].name;
         let made = trace.values.iter().find(|v| v.name == *name(*x))?;
         let results = eval(&op.clone().into(), &[Some(made.view)]).ok()?;

@@ -124,13 +124,15 @@ pub fn quant_lift(program: &Program, launch: usize, step: &Step, op: &QuantLift)
         None => "nullptr".into(),
     };
     let rows = b.long_extent(&rows_of(&ty.shape));
+    let order = step.inputs.get(1).copied().flatten().map(|order| b.input(order));
+    let (permuted, order) = order.map_or(("", String::new()), |order| (", true", format!(", {order}")));
     let form = |tile: RowTile| Form {
         blocks: ceil_div(&rows_of(&ty.shape), tile.rows),
         threads: tile.block(),
         shared_bytes: 0,
         at_once: 0,
         body: format!(
-            "    slide::quant_lift<{}, {}, {n}, {}, {}, slide::RowTile<{}, {}>>({from}, {to}, {scale}, {rows});\n",
+            "    slide::quant_lift<{}, {}, {n}, {}, {}, slide::RowTile<{}, {}>{permuted}>({from}, {to}, {scale}, {rows}{order});\n",
             element_type(ty.dtype),
             element_type(op.to),
             op.layout.k(),

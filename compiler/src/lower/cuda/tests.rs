@@ -127,6 +127,22 @@ fn rows_that_stay_in_registers() {
     }
 }
 
+#[test]
+fn an_order_of_k_is_a_pointer_of_the_lift() {
+    let text = r#"
+        symbols { n: 1..512 }
+        input %x: bf16[n, 64]
+        const %gain: bf16[64] = random(seed: 1)
+        const %order: i32[64] = random(seed: 2, low: 0, high: 63)
+        %z = RmsNorm(%x, %gain) {axis: 1, epsilon: 1e-5}
+        %q, %scale = QuantLift(%z, %order) {to: i8, layout: [(k: 64, pattern: "6:8")]}
+        output "q" = %q
+        output "scale" = %scale"#;
+    assert_eq!(launches(text), ["kernel RmsNorm", "kernel QuantLift"]);
+    let source = schedule(&program(text)).unwrap().source;
+    assert!(source.contains(", true>(p") && source.contains("const int* p"), "{source}");
+}
+
 /// What follows a product of two matrices side by side, to the next product's operand: the sums are read once.
 #[test]
 fn a_gate_and_what_it_lets_through() {

@@ -49,17 +49,22 @@ impl Permutation {
         Permutation { order }
     }
 
-    /// A constant with one axis in this order.
+    /// A constant with one axis in this order, from a position on.
     ///
     /// # Panics
-    /// When the constant has no such axis of this length.
-    pub fn apply(&self, constant: &Constant, axis: usize) -> Constant {
-        assert_eq!(constant.shape[axis], self.order.len(), "the axis is as long as the order");
+    /// When the constant has no such axis, or it ends before the order does.
+    pub fn apply(&self, constant: &Constant, axis: usize, start: usize) -> Constant {
         let slice = constant.shape[axis + 1..].iter().product::<usize>() * constant.dtype.size();
-        let mut data = Vec::with_capacity(constant.data.len());
-        if !constant.data.is_empty() {
-            for outer in constant.data.chunks_exact(slice * self.order.len()) {
-                self.order.iter().for_each(|&channel| data.extend_from_slice(&outer[channel * slice..(channel + 1) * slice]));
+        let places = start..start + self.order.len();
+        assert!(places.end <= constant.shape[axis], "the axis has a place for every channel");
+        let mut data = constant.data.to_vec();
+        if !data.is_empty() {
+            for (from, to) in
+                constant.data.chunks(slice * constant.shape[axis]).zip(data.chunks_mut(slice * constant.shape[axis]))
+            {
+                for (place, channel) in places.clone().zip(&self.order) {
+                    to[place * slice..(place + 1) * slice].copy_from_slice(&from[(start + channel) * slice..][..slice]);
+                }
             }
         }
         Constant { data: Bytes::from(data), ..constant.clone() }
@@ -82,10 +87,14 @@ mod tests {
     fn any_axis_is_put_in_order_and_back() {
         let constant = Constant { dtype: DType::I16, shape: vec![2, 3, 2], data: Bytes::from_iter(0..24) };
         let order = Permutation::new(vec![2, 0, 1]).unwrap();
-        let turned = order.apply(&constant, 1);
+        let turned = order.apply(&constant, 1, 0);
         assert_eq!(turned.data[..], [8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 16, 17, 18, 19]);
-        assert_eq!(order.inverse().apply(&turned, 1), constant);
-        assert_eq!(Permutation::new(vec![1, 0]).unwrap().apply(&constant, 2).data[..8], [2, 3, 0, 1, 6, 7, 4, 5]);
+        assert_eq!(order.inverse().apply(&turned, 1, 0), constant);
+        assert_eq!(Permutation::new(vec![1, 0]).unwrap().apply(&constant, 2, 0).data[..8], [2, 3, 0, 1, 6, 7, 4, 5]);
+        assert_eq!(
+            Permutation::new(vec![1, 0]).unwrap().apply(&constant, 1, 1).data[..12],
+            [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7]
+        );
     }
 
     #[test]

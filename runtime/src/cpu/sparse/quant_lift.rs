@@ -12,7 +12,7 @@ use crate::dtype::{DType, Element};
 use crate::f8::F8E4M3;
 use crate::op::sparse::QuantLift;
 use crate::sparse::compressed::{GROUP, with_weight};
-use crate::sparse::{KLayout, Pattern, symmetric_scale};
+use crate::sparse::{KLayout, Pattern, check_order, symmetric_scale};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// Elements that a parallel task should convert at least.
@@ -156,7 +156,7 @@ fn convert<T: Target>(layout: &KLayout, row: &[f32], flat: &mut Vec<T>, out: &mu
     scale
 }
 
-fn run_rows<S: Widen, T: Target>(layout: &KLayout, x: &[S], out: &mut [T], scales: Option<&mut [f32]>) {
+fn run_rows<S: Widen, T: Target>(layout: &KLayout, order: Option<&[i32]>, x: &[S], out: &mut [T], scales: Option<&mut [f32]>) {
     let (k, lifted) = (layout.k(), layout.lifted());
     if k == 0 {
         scales.into_iter().for_each(|s| s.fill(1.0));
@@ -169,11 +169,24 @@ fn run_rows<S: Widen, T: Target>(layout: &KLayout, x: &[S], out: &mut [T], scale
     });
     let rows = out.par_chunks_exact_mut(lifted).zip(x.par_chunks_exact(k)).zip(scales.par_iter_mut());
     rows.with_min_len((GRAIN / k).max(1)).for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(wide, flat), ((out, row), scale)| {
-            *scale = convert(layout, S::as_wide(row, wide), flat, out);
+        || (Vec::new(), Vec::new(), Vec::new()),
+        |(wide, ordered, flat), ((out, row), scale)| {
+            let mut row = S::as_wide(row, wide);
+            if let Some(order) = order {
+                ordered.clear();
+                ordered.extend(order.iter().map(|&channel| row[channel as usize]));
+                row = ordered;
+            }
+            *scale = convert(layout, row, flat, out);
         },
     );
+}
+
+/// The order of K that an operand is.
+fn order(view: TensorView<'_>) -> Result<&[i32], KernelError> {
+    let order = view.as_slice::<i32>().ok_or(KernelError::UnsupportedType("QuantLift", view.dtype))?;
+    check_order(order).map_err(|e| KernelError::Data(e.to_string()))?;
+    Ok(order)
 }
 
 impl Kernel for QuantLift {
@@ -185,14 +198,15 @@ impl Kernel for QuantLift {
     ) -> Result<(), KernelError> {
         let x = required(inputs, 0)?;
         let unsupported = |dtype| KernelError::UnsupportedType("QuantLift", dtype);
+        let order = inputs.get(1).copied().flatten().map(order).transpose()?;
         let (out, rest) = outputs.split_first_mut().ok_or_else(|| KernelError::Data("QuantLift has no output".into()))?;
         let scales = rest.first_mut().and_then(|scale| scale.as_mut_slice::<f32>());
         with_weight!(self.to, T => {
             let out = out.as_mut_slice::<T>().ok_or_else(|| unsupported(self.to))?;
             match x.dtype {
-                DType::F32 => x.as_slice::<f32>().map(|x| run_rows(&self.layout, x, out, scales)),
-                DType::F16 => x.as_slice::<f16>().map(|x| run_rows(&self.layout, x, out, scales)),
-                DType::Bf16 => x.as_slice::<bf16>().map(|x| run_rows(&self.layout, x, out, scales)),
+                DType::F32 => x.as_slice::<f32>().map(|x| run_rows(&self.layout, order, x, out, scales)),
+                DType::F16 => x.as_slice::<f16>().map(|x| run_rows(&self.layout, order, x, out, scales)),
+                DType::Bf16 => x.as_slice::<bf16>().map(|x| run_rows(&self.layout, order, x, out, scales)),
                 _ => None,
             }.ok_or_else(|| unsupported(x.dtype))
         }, else Err(unsupported(self.to)))

@@ -256,6 +256,27 @@ fn layouts_of_several_segments_are_lifted() {
 }
 
 #[test]
+fn rows_are_put_in_order_before_they_are_lifted() {
+    let (rows, k) = (7, 29);
+    let x: Vec<f32> = (0..rows * k).map(|i| noise(1, i) as f32 / 1e9 - 2.0).collect();
+    let order: Vec<i32> = (0..k as i32).map(|p| p * 12 % k as i32).collect();
+    let gathered: Vec<f32> = x.chunks(k).flat_map(|row| order.iter().map(|c| row[*c as usize])).collect();
+    let [x, gathered] = [x, gathered].map(|x| Tensor::from_slice(&[rows, k], &x).unwrap());
+    let order = Tensor::from_slice(&[k], &order).unwrap();
+    for layout in [KLayout::dense(k), KLayout::sparse(k, Pattern::from_n(4).unwrap())] {
+        for to in [DType::I8, DType::F8e4m3, DType::Bf16, DType::F32] {
+            let op = QuantLift { to, layout: layout.clone() };
+            for (a, b) in run(op.clone(), &[&x, &order]).iter().zip(&run(op, &[&gathered])) {
+                assert_eq!(a.bytes(), b.bytes(), "{to} {layout:?}");
+            }
+        }
+    }
+    let bad = Tensor::from_slice(&[k], &vec![0i32; k]).unwrap();
+    let op = QuantLift { to: DType::I8, layout: KLayout::dense(k) };
+    assert!(crate::cpu::eval(&op.into(), &[Some(x.view()), Some(bad.view())]).is_err());
+}
+
+#[test]
 fn the_lift_and_its_undoing_meet() {
     let pattern = Pattern::from_n(4).unwrap();
     let (m, n, k) = (3, 5, 29);

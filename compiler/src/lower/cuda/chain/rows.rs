@@ -168,6 +168,7 @@ impl Rows {
                     () if ty(x).elements() != self.elements() || op.layout.k() != self.length => {
                         Err(format!("it quantizes rows of {} elements, and {} are held", op.layout.k(), self.length))
                     }
+                    () if step.inputs.len() > 1 => Err("it puts K into another order".to_owned()),
                     () if op.layout.segments.len() != 1 => Err("its layout has several segments".to_owned()),
                     () if bytes > SHARED_BYTES => {
                         Err(format!("its lifted rows take {bytes} bytes of shared memory, more than {SHARED_BYTES}"))
