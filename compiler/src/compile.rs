@@ -227,7 +227,7 @@ fn compile_from(
     let for_gpus = graph.clone();
     let mut outcome = run_passes(&mut graph, own, &for_cpu, &mut after)?;
     reports.append(&mut outcome.reports);
-    let architectures = architectures(options);
+    let architectures: Vec<Architecture> = options.architectures().collect();
     let mut choices = std::mem::take(&mut outcome.choices);
     let cuda_graph = if architectures.is_empty() {
         None
@@ -287,11 +287,6 @@ fn not_fused(cuda: &CudaPlan) -> PassReport {
         missed(&variant.program, &variant.launches).into_iter().for_each(|m| report.declined(m.step, m.why));
     }
     report
-}
-
-/// The architectures among the targets.
-fn architectures(options: &CompileOptions) -> Vec<Architecture> {
-    options.targets.iter().filter_map(|t| if let Target::Cuda(architecture) = t { Some(*architecture) } else { None }).collect()
 }
 
 /// Compiles a plan's kernels for each architecture and adds the cubins.

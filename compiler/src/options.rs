@@ -2,6 +2,7 @@
 //!
 //! Must not know: how options are spelled on a command line beyond each value's own text form.
 
+use sliderun::dtype::DType;
 use sliderun::plan::Architecture;
 use sliderun::plan::manifest::SymbolRange;
 use sliderun::sparse::Pattern;
@@ -57,6 +58,11 @@ impl CompileOptions {
     /// Whether the passes are for GPUs: a graph goes through them once for the CPU and once for all GPUs.
     pub fn for_cuda(&self) -> bool {
         !self.targets.contains(&Target::Cpu)
+    }
+
+    /// The GPU architectures among the targets.
+    pub fn architectures(&self) -> impl Iterator<Item = Architecture> {
+        self.targets.iter().filter_map(|target| if let Target::Cuda(architecture) = target { Some(*architecture) } else { None })
     }
 
     /// These options where a recipe does not say something else: what it says of all products is taken into them.
@@ -211,6 +217,20 @@ named! {
         Int8 => "int8",
         /// Both FP8 E4M3, scaled likewise.
         Fp8 => "fp8",
+    }
+}
+
+impl Precision {
+    /// The element type that the products of a model multiply in.
+    pub fn element_type(self, model: DType) -> DType {
+        match self {
+            Precision::Auto => model,
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+            Precision::F16 => DType::F16,
+            Precision::Int8 => DType::I8,
+            Precision::Fp8 => DType::F8e4m3,
+        }
     }
 }
 

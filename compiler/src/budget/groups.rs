@@ -17,7 +17,7 @@ use std::fmt;
 
 use crate::cost::{Measured, Shape};
 use crate::ir::{Graph, ValueRef};
-use crate::options::{CompileOptions, Precision, Target};
+use crate::options::{CompileOptions, Precision};
 use crate::passes::product::Product;
 
 /// Rows for which GPUs' times are compared, of the products that have most, where shapes leave it open.
@@ -141,8 +141,7 @@ pub(crate) struct Costs {
 impl Costs {
     /// The costs of a compilation's newest GPU, or multiply-accumulates.
     pub fn new(options: &CompileOptions, groups: &[Group]) -> Costs {
-        let architectures = options.targets.iter().filter_map(|t| if let Target::Cuda(on) = t { Some(*on) } else { None });
-        let gpu = architectures.max().map(|on| (on, Measured::new(&options.timings, on)));
+        let gpu = options.architectures().max().map(|on| (on, Measured::new(&options.timings, on)));
         let most = groups.iter().filter(|g| g.open).map(|g| g.rows).fold(0.0, f64::max);
         Costs { gpu, scale: if most > 0.0 { ROWS / most } else { 1.0 } }
     }
@@ -157,8 +156,9 @@ impl Costs {
 
     /// What a form of a group costs; none where GPUs' libraries do not have it.
     pub fn of(&self, group: &Group, form: Form) -> Option<f64> {
-        let input = element_type(form.precision, group.dtype, self.gpu.is_some());
+        let input = form.precision.element_type(group.dtype);
         let Some((on, measured)) = &self.gpu else { return Some(group.macs(form.pattern) * input.size() as f64) };
+        let input = if form.precision == Precision::Auto && input == DType::F32 { DType::Bf16 } else { input };
         let n = group.n.iter().sum();
         let multiple = library_multiple(form.pattern.is_some(), input);
         let lifted = form.pattern.map_or(group.k, |p| KLayout::sparse(group.k, p).lifted());
@@ -170,18 +170,5 @@ impl Costs {
         let estimate = shape.micros(m, form.pattern, *on);
         let known = form.pattern.and_then(|p| Some(shape.micros(m, None, *on) / measured.speed_up(shape, p, m)?));
         Some(known.unwrap_or(estimate) + shape.lift_micros(m, form.pattern, *on))
-    }
-}
-
-/// What is multiplied in a precision.
-fn element_type(precision: Precision, model: DType, on_gpu: bool) -> DType {
-    match precision {
-        Precision::Auto if on_gpu && model == DType::F32 => DType::Bf16,
-        Precision::Auto => model,
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::Bf16,
-        Precision::F16 => DType::F16,
-        Precision::Int8 => DType::I8,
-        Precision::Fp8 => DType::F8e4m3,
     }
 }

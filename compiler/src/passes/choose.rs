@@ -11,7 +11,7 @@ use super::narrow::held_as;
 use super::product::{Product, check_recipe};
 use super::{Pass, PassContext, PassError, Refusal};
 use crate::ir::{Graph, WeightForm};
-use crate::options::{CompileOptions, Precision, PruneMethod, SparsityRequest};
+use crate::options::{CompileOptions, PruneMethod, SparsityRequest};
 use crate::recipe::Asked;
 use crate::sparsity::{Detection, detect, nearest};
 
@@ -80,21 +80,9 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     Ok(())
 }
 
-/// The element type that a product multiplies in.
-fn element_type(precision: Precision, model: DType) -> DType {
-    match precision {
-        Precision::Auto => model,
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::Bf16,
-        Precision::F16 => DType::F16,
-        Precision::Int8 => DType::I8,
-        Precision::Fp8 => DType::F8e4m3,
-    }
-}
-
 fn decide(detections: &[Detection], model: DType, asked: Asked, options: &CompileOptions) -> Decision {
     let for_cuda = options.for_cuda();
-    let to = match element_type(asked.precision, model) {
+    let to = match asked.precision.element_type(model) {
         DType::F32 => held_as(options).unwrap_or(DType::F32),
         to => to,
     };

@@ -18,7 +18,7 @@ use super::product::Product;
 use super::{Pass, PassContext, PassError};
 use crate::ir::{Constant, Graph, ValueRef, WeightForm};
 use crate::sparsity::permute::Permutation;
-use crate::sparsity::quantize::quantize_by;
+use crate::sparsity::quantize::quantize;
 use crate::sparsity::scales::Scales;
 use crate::sparsity::{Decomposed, decompose};
 
@@ -93,7 +93,7 @@ fn encode(
     ordered: Option<&Ordered>,
 ) -> Result<Encoded, String> {
     let weight = product.read_weight(graph).map_err(|e| e.to_string())?;
-    let quantized = quantize_by(&weight, form.to, scales);
+    let quantized = quantize(&weight, form.to, scales);
     let scales = quantized.scales.map(|s| Tensor::from_slice(&[s.len()], &s).expect("one scale per output channel"));
     let weight = match form.pattern {
         None => EncodedWeight::Dense(match ordered {

@@ -38,6 +38,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         let scales = context.scales(graph, product.activation);
         let error = Exact::new(&weight, rows.sample()).error(&weight, rows.sample(), None, form.to, scales);
         let measured = format!("{} loses {:.2} % on calibration data", form.to, 100.0 * error);
+        let mut chosen = form.to_string();
         let reason = match context.options.max_layer_error.filter(|limit| error > *limit) {
             None => measured,
             Some(limit) => {
@@ -45,13 +46,12 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
                 let to = Some(own).filter(|own| *own != DType::F32).or(held_as(context.options)).unwrap_or(own);
                 let form = (form.pattern.is_some() || to != own).then_some(WeightForm { to, ..form });
                 graph.set_form(product.node, form);
-                if let Some(verdict) = context.verdicts.iter_mut().find(|v| v.node == name) {
-                    verdict.chosen = form.map_or_else(|| format!("{to} dense"), |f| f.to_string());
-                }
+                chosen = form.map_or_else(|| format!("{to} dense"), |f| f.to_string());
                 format!("{measured}, more than {:.2} %: {to} in its place", 100.0 * limit)
             }
         };
         if let Some(verdict) = context.verdicts.iter_mut().find(|v| v.node == name) {
+            verdict.chosen = chosen;
             verdict.reason = format!("{}; {reason}", verdict.reason);
         }
         context.report.did([name], reason);

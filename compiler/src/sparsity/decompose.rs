@@ -97,6 +97,7 @@ mod tests {
     use super::*;
     use crate::sparsity::Weight;
     use crate::sparsity::quantize::quantize;
+    use crate::sparsity::scales::Scales;
     use proptest::prelude::*;
 
     /// Every zero pattern of a block, for every N that can be tried exhaustively: it decomposes exactly when it has at most 2N-2
@@ -166,7 +167,7 @@ mod tests {
         let mut values = vec![0.0; 32];
         values[16 + 8..].fill(1.0);
         let weight = Weight { n: 2, k: 16, values };
-        let error = decompose(&quantize(&weight, DType::I8).values, Pattern::from_n(4).unwrap()).unwrap_err();
+        let error = decompose(&quantize(&weight, DType::I8, Scales::AbsMax).values, Pattern::from_n(4).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "output channel 1 has 8 non-zeros in block 1 of 6:8");
     }
 
@@ -174,7 +175,7 @@ mod tests {
     fn negative_zeros_are_zeros() {
         let weight = Weight { n: 1, k: 4, values: vec![-0.0, 1.0, -0.0, -2.0] };
         for dtype in [DType::F32, DType::F16, DType::Bf16, DType::F8e4m3, DType::I8] {
-            assert!(decompose(&quantize(&weight, dtype).values, Pattern::from_n(2).unwrap()).is_ok(), "{dtype}");
+            assert!(decompose(&quantize(&weight, dtype, Scales::AbsMax).values, Pattern::from_n(2).unwrap()).is_ok(), "{dtype}");
         }
     }
 }

@@ -10,7 +10,7 @@ use sliderun::sparse::KLayout;
 use sliderun::tensor::{Tensor, TensorView};
 
 use super::Weight;
-use super::quantize::quantize_by;
+use super::quantize::quantize;
 use super::scales::Scales;
 
 /// Elements of an exact product that are kept at most: of wider ones fewer rows are looked at.
@@ -82,7 +82,7 @@ fn lifted(rows: &[f32], k: usize, to: DType) -> Vec<Tensor> {
 }
 
 fn product(lifted: &[Tensor], weight: &Weight, to: DType, scales: Scales<'_>) -> Tensor {
-    let weight = quantize_by(weight, to, scales);
+    let weight = quantize(weight, to, scales);
     let sums = run(DenseGemm::default(), &[Some(lifted[0].view()), Some(weight.values.view())]).swap_remove(0);
     let Some(scales) = weight.scales else { return sums };
     let scales = TensorView { dtype: DType::F32, shape: &[scales.len()], data: bytemuck::cast_slice(&scales) };

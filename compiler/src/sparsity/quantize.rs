@@ -19,21 +19,13 @@ pub struct QuantizedWeight {
     pub scales: Option<Vec<f32>>,
 }
 
-/// [`quantize_by`] the largest magnitude of each output channel.
-///
-/// # Panics
-/// As that.
-pub fn quantize(weight: &Weight, to: DType) -> QuantizedWeight {
-    quantize_by(weight, to, Scales::AbsMax)
-}
-
 /// Converts a weight to `to`: I8, F8e4m3, Bf16, F16 or F32. For the first two, `q = round_half_even(w / divisor[n])`, of magnitude 127 or 448
 /// at most, and `scale[n]` are found as `scales` says; by largest magnitude, both are `absmax(w[n, ..])` divided by 127 or 448. Zeros stay
 /// zeros whatever the scales, and a row of zeros (or of magnitudes below [`sliderun::sparse::TINY`]) has scale 1.
 ///
 /// # Panics
 /// For another element type: which ones exist is checked where options are read. For moments that are not one per input.
-pub fn quantize_by(weight: &Weight, to: DType, scales: Scales<'_>) -> QuantizedWeight {
+pub fn quantize(weight: &Weight, to: DType, scales: Scales<'_>) -> QuantizedWeight {
     match to {
         DType::I8 => per_channel(weight, scales, |v| v.round_ties_even().clamp(-127.0, 127.0) as i8),
         DType::F8e4m3 => per_channel(weight, scales, F8E4M3::from_f32),
@@ -65,6 +57,7 @@ fn per_channel<T: Element + Code>(weight: &Weight, scales: Scales<'_>, encode: f
         scales: Some(rows.iter().map(|by| by.map_or(1.0, |by| by.scale)).collect()),
     }
 }
+
 fn rounded<T: Element>(weight: &Weight, round: fn(f32) -> T) -> QuantizedWeight {
     let values: Vec<T> = weight.values.par_iter().map(|v| round(*v)).collect();
     QuantizedWeight { values: matrix(weight, &values), scales: None }
@@ -81,7 +74,7 @@ mod tests {
     #[test]
     fn int8_is_symmetric_per_channel() {
         let weight = Weight { n: 3, k: 4, values: vec![1.0, -2.0, 0.5, 0.0, 0.0, 1e-38, 0.0, 0.0, 254.0, 1.0, 3.0, -254.0] };
-        let q = quantize(&weight, DType::I8);
+        let q = quantize(&weight, DType::I8, Scales::AbsMax);
         assert_eq!(q.scales, Some(vec![2.0 / 127.0, 1.0, 2.0]));
         let values = q.values.as_slice::<i8>().unwrap();
         // 0.5 / (2/127) = 31.75; 1/2 and 3/2 are ties and go to the even neighbour.
@@ -91,7 +84,7 @@ mod tests {
     #[test]
     fn e4m3_uses_the_whole_range() {
         let weight = Weight { n: 1, k: 3, values: vec![0.1, -0.2, 0.0] };
-        let q = quantize(&weight, DType::F8e4m3);
+        let q = quantize(&weight, DType::F8e4m3, Scales::AbsMax);
         let scale = q.scales.as_ref().unwrap()[0];
         let back: Vec<f32> = q.values.as_slice::<F8E4M3>().unwrap().iter().map(|v| v.to_f32() * scale).collect();
         assert!((back[0] - 0.1).abs() < 1e-6 && (back[1] + 0.2).abs() < 1e-6 && back[2] == 0.0, "{back:?}");

@@ -44,8 +44,9 @@ fn the_file_computes_the_same_in_another_order() {
     let gemm = node("Gemm", &["r", "w2"], &["y"]).attr("transB", 1i64).name("y");
     let twice = [matmul("r", "w1", "s"), matmul("s", "w3", "y")];
     let shared = vec![matmul("x", "w1", "h"), node("Add", &["h", "b"], &["hb"]), node("Relu", &["hb"], &["r"])];
-    // Whether there is an order, or why there is none.
-    let cases: Vec<(Vec<NodeBuilder>, Result<&[&str], &str>)> = vec![
+    // The tensors that an order moves, or why there is none.
+    type Expected<'a> = Result<&'a [&'a str], &'a str>;
+    let cases: Vec<(Vec<NodeBuilder>, Expected<'_>)> = vec![
         (chain(matmul("r", "w2", "y")), Ok(&["w1", "b", "w2"])),
         (chain(gemm), Ok(&["w1", "b", "w2"])),
         (chain(matmul("r", "w1", "y")), Err("'w1' is read at 2 places")),
