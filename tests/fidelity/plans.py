@@ -12,7 +12,8 @@ import tempfile
 import numpy
 
 PATTERNS = ["6:8", "4:6", "2:4"]
-METHODS = ["magnitude", "wanda", "sparsegpt"]
+# "permuted": K comes first in an order in which the pattern keeps more, by an index where nothing else can give it that order.
+METHODS = ["magnitude", "magnitude permuted", "wanda", "wanda permuted", "sparsegpt", "sparsegpt permuted"]
 # "calibrated": 8-bit products whose scales and smoothing go by calibration data, not by the largest magnitudes.
 PRECISIONS = ["f32", "bf16", "fp8", "fp8 calibrated", "int8", "int8 calibrated"]
 
@@ -26,7 +27,7 @@ class Variant:
     method: str = "none"
 
     def name(self):
-        return "-".join([self.pattern.replace(":", "x"), self.method, *self.precision.split()])
+        return "-".join([self.pattern.replace(":", "x"), *self.method.split(), *self.precision.split()])
 
 
 def variants(patterns, methods, precisions):
@@ -49,9 +50,13 @@ class Compiler:
         plan = self.folder / f"{variant.name()}.slide"
         if not plan.exists():
             precision, *calibrated = variant.precision.split()
-            data = ["--calib", self.calibration] if calibrated else []
-            what = ["--sparsity", variant.pattern, "--precision", precision, *data]
-            self._call(self.slidec, "compile", self._pruned(variant), "-o", plan, *what)
+            method, *permuted = variant.method.split()
+            data = ["--calib", self.calibration]
+            what = ["--sparsity", variant.pattern, "--precision", precision]
+            # An index for an order is part of a plan, no model file can have it: such plans are pruned as they are compiled.
+            model = self.model if permuted else self._pruned(variant)
+            what += ["--prune", method, "--permute", "all", *data] if permuted else data if calibrated else []
+            self._call(self.slidec, "compile", model, "-o", plan, *what)
         return plan
 
     def _pruned(self, variant):

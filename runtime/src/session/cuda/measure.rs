@@ -3,7 +3,8 @@
 //! Kernels of a few microseconds are shorter than what an event or a launch from the host costs, so each launch is recorded many times in a
 //! graph of its own, whose replays are timed. A launch that follows itself starts sooner and finds more in the caches than one that follows
 //! another. So pairs of neighbours are timed too, and each pair's time is shared out by what its two launches take by themselves: over a plan
-//! whose replays follow each other that adds up to half of all pairs, in which each launch is twice.
+//! whose replays follow each other that adds up to half of all pairs, in which each launch is twice. All of it is done in turns, so that what
+//! clocks do meanwhile is in every figure alike.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,8 +33,9 @@ const REPLAY: Duration = Duration::from_micros(400);
 /// Most times that a launch is recorded.
 const MAX_RECORDED: u32 = 256;
 
-/// Replays, of which the median counts.
-const REPLAYS: usize = 9;
+/// Turns in which everything is measured, and replays a turn: the median counts of both.
+const TURNS: usize = 5;
+const REPLAYS: usize = 5;
 
 /// What one launch of a plan's CUDA program costs.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,17 +108,21 @@ impl Runner {
             gpu.check_fault(read_fault(fault, stream)?)?;
             let before = |at: usize| at.checked_sub(1).unwrap_or(last);
             let all: Vec<usize> = (0..count).collect();
-            let whole = settled_time(gpu, bound, &all, stream)?;
-            let mut alone = Vec::with_capacity(count);
-            let mut behind = Vec::with_capacity(count);
-            for at in 0..count {
-                prepare(at)?;
-                alone.push(settled_time(gpu, bound, &[at], stream)?);
-                // The pair may overwrite its own operands, whose memory is free by then: that may change values, and nothing else.
-                behind.push(settled_time(gpu, bound, &[before(at), at], stream)?);
+            let (mut whole, mut alone, mut behind) = (Vec::new(), vec![Vec::new(); count], vec![Vec::new(); count]);
+            for _ in 0..TURNS {
+                whole.push(settled_time(gpu, bound, &all, stream)?);
+                for at in 0..count {
+                    prepare(at)?;
+                    alone[at].push(settled_time(gpu, bound, &[at], stream)?);
+                    // The pair may overwrite its own operands, whose memory is free by then: that may change values, and nothing else.
+                    behind[at].push(settled_time(gpu, bound, &[before(at), at], stream)?);
+                }
             }
+            let alone: Vec<Duration> = alone.into_iter().map(median).collect();
+            let behind: Vec<Duration> = behind.into_iter().map(median).collect();
             let time = |at: usize| (behind[at] + alone[at]).saturating_sub(alone[before(at)]) / 2;
-            Ok(LaunchTimes { launches: (0..count).map(|at| describe(gpu, bound, at, time(at))).collect(), whole })
+            let launches = (0..count).map(|at| describe(gpu, bound, at, time(at))).collect();
+            Ok(LaunchTimes { launches, whole: median(whole) })
         })
     }
 
@@ -173,9 +179,13 @@ fn replay_time(
     let replay = || timer.time(|| unsafe { graph.launch(stream) });
     // The first replay uploads the graph.
     replay()?;
-    let mut times = (0..replays).map(|_| replay()).collect::<Result<Vec<_>, _>>()?;
+    let times = (0..replays).map(|_| replay()).collect::<Result<Vec<_>, _>>()?;
+    Ok(median(times) / recorded)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
-    Ok(times[times.len() / 2] / recorded)
+    times[times.len() / 2]
 }
 
 fn describe(gpu: &Gpu, bound: &Bound, at: usize, time: Duration) -> LaunchTime {
