@@ -34,7 +34,10 @@ pub(crate) struct Bench<'a> {
     /// As it comes to the passes that follow recipes.
     pub prefix: Graph,
     options: CompileOptions,
-    calibration: &'a Calibration,
+    /// What pruning and quantization go by.
+    by: Arc<Calibration>,
+    /// What is measured on.
+    on: Calibration,
     progress: &'a dyn Progress,
     outputs: Vec<String>,
     /// By sample and output.
@@ -42,15 +45,15 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Prepares an imported model and runs it, dense and in its own precision, on each sample. `outputs`: which are compared; all of floats
-    /// where it is empty.
+    /// Prepares an imported model and runs it, dense and in its own precision, on the samples to measure on, which are none of those that
+    /// pruning and quantization go by where there are enough. `outputs`: which are compared; all of floats where it is empty.
     ///
     /// # Errors
     /// Passes, lowering and runs that fail; outputs that the model does not have, or none of floats.
     pub fn new(
         imported: &Graph,
         options: &CompileOptions,
-        calibration: &'a Calibration,
+        calibration: &Calibration,
         outputs: &[String],
         progress: &'a dyn Progress,
     ) -> Result<Bench<'a>, BudgetError> {
@@ -58,7 +61,18 @@ impl<'a> Bench<'a> {
         let targets = if gpus.is_empty() { vec![Target::Cpu] } else { gpus };
         // Convolutions that can be products are among the candidates.
         let any = SparsityRequest::Pattern(Pattern::ALL[0]);
-        let options = CompileOptions { targets, sparsity: any, recipe: None, budget: None, strict: false, ..options.clone() };
+        let (by, on) = calibration.split();
+        let by = Arc::new(by);
+        let given = options.calibration.as_ref().map(|_| by.clone());
+        let options = CompileOptions {
+            targets,
+            sparsity: any,
+            calibration: given,
+            recipe: None,
+            budget: None,
+            strict: false,
+            ..options.clone()
+        };
         let mut prefix = imported.clone();
         run_passes(&mut prefix, PIPELINE.iter().take_while(|p| !follows_recipes(p)), &options, &mut ignore)?;
         let floats = |t: DType| matches!(t, DType::F32 | DType::F16 | DType::Bf16 | DType::F64);
@@ -72,7 +86,7 @@ impl<'a> Bench<'a> {
         if outputs.is_empty() {
             return Err(BudgetError::NoOutputs);
         }
-        let mut bench = Bench { prefix, options, calibration, progress, outputs, expected: Vec::new() };
+        let mut bench = Bench { prefix, options, by, on, progress, outputs, expected: Vec::new() };
         let dense = CompileOptions {
             sparsity: SparsityRequest::Dense,
             precision: Precision::Auto,
@@ -82,8 +96,13 @@ impl<'a> Bench<'a> {
             ..bench.options.clone()
         };
         let session = bench.session(bench.prefix.clone(), &dense)?;
-        bench.expected = calibration.samples().map(|(_, sample)| bench.run(&session, sample)).collect::<Result<_, _>>()?;
+        bench.expected = bench.on.samples().map(|(_, sample)| bench.run(&session, sample)).collect::<Result<_, _>>()?;
         Ok(bench)
+    }
+
+    /// How many samples it measures on.
+    pub fn samples(&self) -> usize {
+        self.on.samples().len()
     }
 
     /// The symbols' values for each sample.
@@ -91,7 +110,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// Samples that do not fit the model.
     pub fn bindings(&self) -> Result<Vec<Bindings>, BudgetError> {
-        self.calibration.samples().map(|(_, sample)| Ok(bind(&self.prefix, sample)?)).collect()
+        self.on.samples().map(|(_, sample)| Ok(bind(&self.prefix, sample)?)).collect()
     }
 
     /// What the plan of a recipe gives.
@@ -142,7 +161,7 @@ impl<'a> Bench<'a> {
                 tasks.push(Task { product, pattern: *pattern, method });
             }
         }
-        let setting = Setting { calibration: Some(self.calibration), progress: self.progress, checkpoint: None };
+        let setting = Setting { calibration: Some(&self.by), progress: self.progress, checkpoint: None };
         prune(&mut graph, &tasks, &setting)?;
         let weight = |task: &Task| {
             let weight = graph.operand(task.product.node, 1).and_then(|value| graph.constant(value));
@@ -154,7 +173,7 @@ impl<'a> Bench<'a> {
     fn compare(&self, graph: Graph, options: &CompileOptions) -> Result<Fidelity, BudgetError> {
         let session = self.session(graph, options)?;
         let mut rows = vec![Rows::default(); self.outputs.len()];
-        for ((_, sample), expected) in self.calibration.samples().zip(&self.expected) {
+        for ((_, sample), expected) in self.on.samples().zip(&self.expected) {
             for ((rows, actual), expected) in rows.iter_mut().zip(self.run(&session, sample)?).zip(expected) {
                 rows.add(actual.view(), expected.view());
             }

@@ -129,6 +129,10 @@ pub struct Found {
     pub unit: String,
     /// How weights were pruned.
     pub prune: String,
+    /// Samples of the calibration.
+    pub samples: usize,
+    /// How many of them were measured on. The others are those that pruning and quantization went by; where it is all of them, all of them are.
+    pub measured_on: usize,
     /// All that were measured, cheapest first.
     pub points: Vec<Point>,
     /// Which of them was chosen.
@@ -189,6 +193,8 @@ pub fn choose(
         budget: request.budget,
         unit: costs.unit(),
         prune: prune.to_string(),
+        samples: calibration.samples().len(),
+        measured_on: bench.samples(),
         chosen,
         groups: groups.iter().enumerate().map(sensitivity).collect(),
         recipe: choices.recipe(picks),

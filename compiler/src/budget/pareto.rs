@@ -199,6 +199,8 @@ mod tests {
             budget: "cos=0.98".parse().unwrap(),
             unit: "<units>".into(),
             prune: "magnitude".into(),
+            samples: 1,
+            measured_on: 1,
             points: vec![
                 point("int8 2:4", true, 4.0, 0.9),
                 point("a & b", false, 5.0, 0.981),

@@ -21,6 +21,7 @@ use sliderun::tool::{random, symbols};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use activations::{Rows, activations};
 pub use row_statistics::{RowStatistics, row_statistics};
@@ -31,6 +32,9 @@ use crate::verify::{NamedTensors, NpzError, read_npz};
 
 /// Samples of synthetic calibration.
 const SYNTHETIC_SAMPLES: u64 = 16;
+
+/// One sample of so many is held apart, where there are at least twice as many.
+const HELD_APART: usize = 4;
 
 /// Why a model cannot be calibrated.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -77,10 +81,13 @@ pub enum CalibrationError {
     Synthetic(String),
 }
 
+/// A name for messages, and one batch of all inputs; calibrations that are split share it.
+type Sample = (String, Arc<NamedTensors>);
+
 /// Batches of a model's inputs.
 #[derive(Clone, Debug)]
 pub struct Calibration {
-    samples: Vec<(String, NamedTensors)>,
+    samples: Vec<Sample>,
     digest: blake3::Hash,
     synthetic: bool,
 }
@@ -118,7 +125,6 @@ impl Calibration {
     /// # Errors
     /// Tensors that are empty or not finite.
     pub fn new(samples: Vec<(String, NamedTensors)>) -> Result<Self, CalibrationError> {
-        let mut hasher = blake3::Hasher::new();
         for (sample, inputs) in &samples {
             for (input, tensor) in inputs {
                 if tensor.bytes().is_empty() {
@@ -127,11 +133,32 @@ impl Calibration {
                 if let Some(at) = not_finite(tensor) {
                     return Err(CalibrationError::NotFinite { sample: sample.clone(), input: input.clone(), at });
                 }
+            }
+        }
+        Ok(Calibration::of(samples.into_iter().map(|(name, inputs)| (name, Arc::new(inputs))).collect(), false))
+    }
+
+    fn of(samples: Vec<Sample>, synthetic: bool) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for (_, inputs) in &samples {
+            for (input, tensor) in inputs.iter() {
                 hasher.update(format!("{input:?} {}{:?}", tensor.dtype(), tensor.shape()).as_bytes()).update(tensor.bytes());
             }
             hasher.update(b";");
         }
-        Ok(Calibration { samples, digest: hasher.finalize(), synthetic: false })
+        Calibration { samples, digest: hasher.finalize(), synthetic }
+    }
+
+    /// Samples to decide by, and others to measure on what was decided: every fourth is among the latter. Both are all of them where there are
+    /// fewer than eight.
+    pub fn split(&self) -> (Calibration, Calibration) {
+        if self.samples.len() < 2 * HELD_APART {
+            return (self.clone(), self.clone());
+        }
+        let (apart, rest): (Vec<_>, Vec<_>) =
+            self.samples.iter().cloned().enumerate().partition(|(at, _)| at % HELD_APART == HELD_APART - 1);
+        let of = |samples: Vec<(usize, Sample)>| Self::of(samples.into_iter().map(|(_, s)| s).collect(), self.synthetic);
+        (of(rest), of(apart))
     }
 
     /// Random inputs, the same for the same seed, for when there is nothing better: token ids below 1000, masks of ones and then zeros, floats
@@ -182,12 +209,12 @@ impl Calibration {
             let ports: Vec<String> = inputs.iter().map(|(name, ty)| format!("{name}: {ty}")).collect();
             format!("the model's inputs are {}", ports.join(", "))
         };
-        for (sample, given) in &self.samples {
+        for (sample, given) in self.samples() {
             if let Some(input) = given.keys().find(|name| !inputs.contains_key(name.as_str())) {
-                return Err(CalibrationError::Unknown { sample: sample.clone(), input: input.clone(), expected: expected() });
+                return Err(CalibrationError::Unknown { sample: sample.to_owned(), input: input.clone(), expected: expected() });
             }
             bind(graph, given).map_err(|source| CalibrationError::Input {
-                sample: sample.clone(),
+                sample: sample.to_owned(),
                 source: source.into(),
                 expected: expected(),
             })?;
@@ -197,7 +224,7 @@ impl Calibration {
 
     /// The samples with the names that messages give them.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = (&str, &NamedTensors)> {
-        self.samples.iter().map(|(name, inputs)| (name.as_str(), inputs))
+        self.samples.iter().map(|(name, inputs)| (name.as_str(), &**inputs))
     }
 
     /// Stands for the samples: equal ones have equal digests.

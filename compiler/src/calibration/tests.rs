@@ -139,6 +139,20 @@ fn folders_give_their_archives_in_the_order_of_names() {
 }
 
 #[test]
+fn every_fourth_sample_is_held_apart_where_there_are_enough() {
+    let samples = |count: usize| {
+        let inputs = |i| [("x".to_owned(), Tensor::from_slice(&[1], &[i as f32]).unwrap())].into();
+        Calibration::new((0..count).map(|i| (i.to_string(), inputs(i))).collect()).unwrap()
+    };
+    let names = |c: &Calibration| c.samples().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    let (by, on) = samples(9).split();
+    assert_eq!((names(&by).concat(), names(&on).concat()), ("0124568".to_owned(), "37".to_owned()));
+    assert!(by != on && by != samples(9));
+    let few = samples(7);
+    assert_eq!(few.split(), (few.clone(), few));
+}
+
+#[test]
 fn synthetic_samples_fit_and_repeat() {
     let graph = graph();
     let calibration = Calibration::synthetic(&graph, 3).unwrap();

@@ -358,6 +358,16 @@ fn budget_table(out: &mut dyn Write, found: &Found) -> Result {
         write!(out, ", {:.1} % fewer than {}", 100.0 * (1.0 - chosen.macs / uniform.macs), uniform.what)?;
     }
     writeln!(out, "; weights pruned by {}, cost in {}", found.prune, found.unit)?;
+    if found.measured_on < found.samples {
+        let others = found.samples - found.measured_on;
+        writeln!(
+            out,
+            "measured on {} of {} samples, with weights that went by the {others} others",
+            found.measured_on, found.samples
+        )?;
+    } else {
+        writeln!(out, "measured on the samples that weights went by: give 8 or more, and others are measured on")?;
+    }
     Ok(())
 }
 
