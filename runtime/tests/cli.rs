@@ -224,3 +224,24 @@ fn a_closed_pipe_is_no_failure() {
         assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
     }
 }
+
+/// A program that stands in for the service, on `PATH`.
+#[cfg(unix)]
+#[test]
+fn serve_hands_over_to_the_program_that_serves() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let serve = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sliderun"));
+        command.args(["serve", "a b", "--http", "1"]).env("PATH", folder.path()).output().unwrap()
+    };
+    let missing = serve();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("needs the program sliderun-serve"));
+
+    let program = folder.path().join("sliderun-serve");
+    std::fs::write(&program, "#!/bin/sh\nprintf '%s,' \"$@\"\nexit 7\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = serve();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(7), "a b,--http,1,"));
+}

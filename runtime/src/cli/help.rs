@@ -13,6 +13,7 @@ Commands:
   check     Compare a GPU's results with the CPU's, launch by launch
   churn     Run many shapes on a GPU, and see that nothing grows
   tune      Find and keep the fastest algorithms of a plan's products on a GPU
+  serve     Serve plans by HTTP and gRPC (the program sliderun-serve)
   devices   List GPUs and NVIDIA's libraries, or what is missing
 
   -h, --help      Print help, also of a command

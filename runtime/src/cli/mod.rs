@@ -1,6 +1,7 @@
 //! Arguments of the `sliderun` program, and its exit codes.
 
 mod help;
+mod serve;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -38,6 +39,7 @@ enum Command {
     #[cfg(feature = "cuda")]
     Devices,
     Turns(Target),
+    Serve(Vec<OsString>),
     Print(&'static str),
 }
 
@@ -63,6 +65,12 @@ pub fn main() -> ExitCode {
         Command::Tune(options) => tune(options, &mut out),
         #[cfg(feature = "cuda")]
         Command::Devices => sliderun::tool::devices::devices(&mut out),
+        Command::Serve(arguments) => {
+            return serve::serve(arguments).unwrap_or_else(|message| {
+                report(&message);
+                ExitCode::from(FAILED)
+            });
+        }
         Command::Turns(target) => turns(target, &mut std::io::stdin().lock(), &mut out),
         Command::Print(text) => out.write_all(text.as_bytes()).map_err(ToolError::Write),
     };
@@ -91,6 +99,7 @@ fn parse(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("inspect") => parse_inspect(args),
             Some("bench") => parse_bench(args),
             Some("turns") => parse_turns(args),
+            Some("serve") => Ok(Command::Serve(args.raw_args()?.collect())),
             #[cfg(feature = "cuda")]
             Some("check") => parse_check(args),
             #[cfg(feature = "cuda")]
