@@ -10,6 +10,7 @@ mod gpu_folder;
 mod gpu_test;
 mod packages;
 mod python;
+mod serving;
 mod shell;
 mod size;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
     Fetch,
     /// CPU benchmark: our plans and ONNX Runtime, interleaved.
     Bench(bench::Options),
+    /// The service under load, beside single batches.
+    ServeBench(serving::Options),
     /// Weigh a small program that embeds the runtime, and list what it depends on; fails past their limits.
     Size,
     /// What pruning and quantization cost: embeddings, maps and labelled digits, for every pattern, method and precision.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Fetch => packages::fetch_all(),
         Task::Bench(options) => bench::run(&options),
+        Task::ServeBench(options) => serving::bench(&options),
         Task::Size => size::run(),
         Task::Fidelity(options) => fidelity::run(&options),
         Task::GpuTest(options) => gpu_test::run(&options),

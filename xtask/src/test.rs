@@ -1,8 +1,9 @@
-//! `cargo xtask test`: format, lints, all tests, those of the C and Python packages, and the GPU benchmark as far as it goes without a GPU.
+//! `cargo xtask test`: format, lints, all tests, those of the C and Python packages and of the service, and the GPU benchmark as far as it goes without a GPU.
 
 use crate::gpu_bench;
 use crate::packages;
 use crate::python;
+use crate::serving;
 use crate::shell::{self, Result, cargo, succeeds};
 use crate::size;
 
@@ -37,5 +38,6 @@ pub fn run() -> Result<()> {
     if let Some(environment) = &environment {
         python::test(environment)?;
     }
+    serving::test()?;
     gpu_bench::rehearse()
 }
