@@ -18,7 +18,9 @@ pub fn serve(arguments: &[OsString]) -> Result<ExitCode, String> {
     command.args(arguments);
     let explain = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            format!("serving needs the program {PROGRAM} beside sliderun or on PATH: cargo install --path serve, in slidec's repository")
+            format!(
+                "serving needs the program {PROGRAM} beside sliderun or on PATH: cargo install --path serve, in slidec's repository"
+            )
         }
         _ => format!("{PROGRAM} cannot be started: {error}"),
     };
