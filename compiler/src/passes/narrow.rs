@@ -4,8 +4,8 @@
 //! held in 16 bits, which moves half the bytes. Beside 16-bit products only what tensor cores multiply is, what is moved about before that,
 //! masks, and what operators give that have no other results (MatMul, Conv, Attention, sparse products): sums, residuals and norms would
 //! otherwise be rounded as often again as the operands are, and the plan twice as far from the model (measured on a BERT: 1.2e-2 where
-//! rounding the operands alone costs 5.8e-3). Always f32: graph inputs and outputs, scales, what an operator wants in f32, and angles, of
-//! which 16 bits would keep too little.
+//! rounding the operands alone costs 5.8e-3). Always f32: graph inputs and outputs, scales, what an operator wants in f32, and angles and what
+//! is compared or made an integer (positions), of which 16 bits would keep too little.
 
 use half::{bf16, f16};
 use sliderun::dtype::DType;
@@ -28,12 +28,12 @@ pub const PASS: Pass = Pass {
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
     let Some(to) = held_as(context.options) else { return Ok(()) };
-    let (angles, masks) = (angles(graph), masks(graph));
+    let (angles, masks, compared) = (angles(graph), masks(graph), compared(graph));
     let of_multiplied = match context.options.precision {
         Precision::Int8 | Precision::Fp8 => None,
         _ => Some(multiplied(graph)),
     };
-    let mut narrower = Narrower { graph, to, of_multiplied, masks, known: BTreeMap::new() };
+    let mut narrower = Narrower { graph, to, of_multiplied, masks, compared, known: BTreeMap::new() };
     let mut done = 0;
     for id in narrower.graph.schedule() {
         if narrower.graph.node(id).op().is_some() && !angles.contains(&id) && narrower.takes_part(id) && narrower.narrow(id)? {
@@ -76,27 +76,54 @@ fn masks(graph: &Graph) -> BTreeSet<NodeId> {
     leading_to(graph, graph.node_ids().iter().filter_map(mask).filter(additive).map(|v| v.node).collect())
 }
 
+/// The operators that make truths or integers of f32 numbers, and those that such numbers (positions, say) are computed with where no product,
+/// norm or attention comes in: equal numbers must stay equal and others apart, which rounding would not leave them beyond 256.
+fn compared(graph: &Graph) -> BTreeSet<NodeId> {
+    let dtypes = |values: Vec<ValueRef>| values.into_iter().map(|v| graph.ty(v).dtype).collect::<Vec<_>>();
+    let compares = |id: &NodeId| {
+        let read = dtypes(graph.operands(*id).into_iter().flatten().collect());
+        let given = dtypes((0..graph.node(*id).outputs.len()).map(|slot| ValueRef { node: *id, slot }).collect());
+        read.contains(&DType::F32) && !given.iter().any(|dtype| dtype.is_float())
+    };
+    let mut of_model = BTreeSet::new();
+    for id in graph.schedule() {
+        let multiplies = matches!(graph.node(id).op(), Some(Op::MatMul(_) | Op::Gemm(_) | Op::Einsum(_) | Op::Conv(_)));
+        if multiplies || makes(graph, id) || graph.operands(id).into_iter().flatten().any(|v| of_model.contains(&v.node)) {
+            of_model.insert(id);
+        }
+    }
+    let comparisons: Vec<NodeId> = graph.node_ids().into_iter().filter(compares).collect();
+    let mut found = leading_to(graph, comparisons.clone());
+    found.retain(|id| !of_model.contains(id));
+    found.extend(comparisons);
+    found
+}
+
 /// These operators and what leads to them, back to where numbers are of a model's making.
 fn leading_to(graph: &Graph, mut open: Vec<NodeId>) -> BTreeSet<NodeId> {
     let mut found = BTreeSet::new();
     while let Some(id) = open.pop() {
-        let made = matches!(
-            graph.node(id).op(),
-            Some(
-                Op::LayerNorm(_)
-                    | Op::RmsNorm(_)
-                    | Op::Softmax(_)
-                    | Op::Attention(_)
-                    | Op::Dequant(_)
-                    | Op::SparseGemm(_)
-                    | Op::DenseGemm(_)
-            )
-        );
-        if !made && found.insert(id) {
+        if !makes(graph, id) && found.insert(id) {
             open.extend(graph.operands(id).into_iter().flatten().map(|v| v.node));
         }
     }
     found
+}
+
+/// Whether an operator's results are numbers of a model's making, neither positions nor angles.
+fn makes(graph: &Graph, id: NodeId) -> bool {
+    matches!(
+        graph.node(id).op(),
+        Some(
+            Op::LayerNorm(_)
+                | Op::RmsNorm(_)
+                | Op::Softmax(_)
+                | Op::Attention(_)
+                | Op::Dequant(_)
+                | Op::SparseGemm(_)
+                | Op::DenseGemm(_)
+        )
+    )
 }
 
 /// Whether an operator multiplies on tensor cores, or rounds its first operand for an operator that does.
@@ -138,6 +165,8 @@ struct Narrower<'g> {
     of_multiplied: Option<BTreeSet<NodeId>>,
     /// See [`masks`].
     masks: BTreeSet<NodeId>,
+    /// See [`compared`].
+    compared: BTreeSet<NodeId>,
     /// f32 values and what holds them in 16 bits.
     known: BTreeMap<ValueRef, ValueRef>,
 }
@@ -145,6 +174,9 @@ struct Narrower<'g> {
 impl Narrower<'_> {
     /// Whether an operator's results may be held in 16 bits.
     fn takes_part(&self, id: NodeId) -> bool {
+        if self.compared.contains(&id) && !self.masks.contains(&id) {
+            return false;
+        }
         let (Some(of_multiplied), Some(op)) = (&self.of_multiplied, self.graph.node(id).op()) else { return true };
         match op {
             _ if self.masks.contains(&id) => true,
@@ -175,7 +207,12 @@ impl Narrower<'_> {
         let wide = |graph: &Graph, v: ValueRef| graph.ty(v).dtype == DType::F32;
         let reads = operands.iter().flatten().any(|v| wide(self.graph, *v) || self.known.contains_key(v));
         let outputs: Vec<ValueRef> = (0..self.graph.node(id).outputs.len()).map(|slot| ValueRef { node: id, slot }).collect();
-        if !reads && !outputs.iter().any(|v| wide(self.graph, *v)) && Some(&op) == self.graph.node(id).op() {
+        let gives = outputs.iter().any(|v| wide(self.graph, *v));
+        if !reads && !gives && Some(&op) == self.graph.node(id).op() {
+            return Ok(false);
+        }
+        let compared = self.compared.contains(&id);
+        if compared && !gives {
             return Ok(false);
         }
         // It already rounds what it reads, and to this type.
@@ -204,6 +241,11 @@ impl Narrower<'_> {
         self.graph.set_form(new, form);
         for old in outputs {
             let value = ValueRef { node: new, slot: old.slot };
+            // A mask that is compared too: those who compare go on reading the f32 one.
+            if compared {
+                self.known.insert(old, value);
+                continue;
+            }
             let before = self.graph.output(old).clone();
             self.graph.name_value(old, &format!("{}.f32", before.name), false);
             self.graph.name_value(value, &before.name, before.from_model);
