@@ -215,7 +215,8 @@ fn compile_from(
         }
     };
     observer.stage(Stage::Passes);
-    let for_cpu = CompileOptions { targets: vec![Target::Cpu], ..options.clone() };
+    let gpus = options.targets.iter().copied().filter(|t| *t != Target::Cpu);
+    let for_cpu = CompileOptions { targets: [Target::Cpu].into_iter().chain(gpus.clone()).collect(), ..options.clone() };
     let mut graph = imported;
     let progress = observer.progress();
     let mut after = |pass: &Pass, graph: &Graph| observer.after_pass(pass, graph);
@@ -232,9 +233,9 @@ fn compile_from(
     let cuda_graph = if architectures.is_empty() {
         None
     } else {
-        let targets = options.targets.iter().copied().filter(|t| *t != Target::Cpu).collect();
         let mut graph = for_gpus;
-        let for_cuda = run_passes(&mut graph, own, &CompileOptions { targets, ..options.clone() }, &mut |_, _| Ok(()))?;
+        let for_cuda =
+            run_passes(&mut graph, own, &CompileOptions { targets: gpus.collect(), ..options.clone() }, &mut |_, _| Ok(()))?;
         choices.extend(for_cuda.choices);
         let mut chosen: BTreeMap<_, _> = for_cuda.verdicts.into_iter().map(|v| (v.node, (v.chosen, v.reason))).collect();
         for verdict in &mut outcome.verdicts {

@@ -1,6 +1,11 @@
 //! `merge`: products that read one activation and have one form (Q/K/V, gate/up) become one product, whose result is split.
+//!
+//! Kernels for GPUs read through the Split, so that dense 16-bit products without a form gain from it too: one launch in place of several, over
+//! an activation that is read once. The CPU would copy. It merges those only in a plan for GPUs as well, so that the plan has their weights once.
+//! What is an output of the graph would have to be copied out, and stays apart.
 
 use bytes::Bytes;
+use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::gemm::MatMul;
 use sliderun::op::layout::Split;
@@ -13,16 +18,18 @@ use crate::ir::{Constant, Graph, ValueRef, WeightForm};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "merge",
-    summary: "join the quantized or sparse products that read one activation (Q/K/V, gate/up) into one",
+    summary: "join the quantized, sparse or, for GPUs, 16-bit products that read one activation (Q/K/V, gate/up) into one",
     run,
 };
 
 fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError> {
-    let mut groups: BTreeMap<(ValueRef, WeightForm), Vec<Product>> = BTreeMap::new();
+    let mut groups: BTreeMap<(ValueRef, Option<WeightForm>), Vec<Product>> = BTreeMap::new();
     for product in Product::all(graph) {
-        if let Some(form) = graph.node(product.node).form
-            && product.function.is_none()
-        {
+        let form = graph.node(product.node).form;
+        // The CPU's graph of a plan for GPUs has them among its targets too.
+        let with_gpus = context.options.architectures().next().is_some();
+        let merges = form.is_some() || with_gpus && is_dense_16_bit(graph, product);
+        if merges && product.function.is_none() {
             groups.entry((product.activation, form)).or_default().push(product);
         }
     }
@@ -37,10 +44,21 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     Ok(())
 }
 
-fn merge(graph: &mut Graph, context: &mut PassContext<'_>, form: WeightForm, members: &[Product]) -> Result<(), PassError> {
+/// Whether a product without a form multiplies 16-bit floats with a constant, and its sums go on through the graph.
+fn is_dense_16_bit(graph: &Graph, product: Product) -> bool {
+    let dtype = graph.ty(product.result()).dtype;
+    matches!(dtype, DType::F16 | DType::Bf16) && product.ineligible(graph).is_none() && !graph.is_output(product.result())
+}
+
+fn merge(
+    graph: &mut Graph,
+    context: &mut PassContext<'_>,
+    form: Option<WeightForm>,
+    members: &[Product],
+) -> Result<(), PassError> {
     let names: Vec<String> = members.iter().map(|p| graph.node(p.node).name.clone()).collect();
     let name = format!("{} (merged)", names.join(" + "));
-    let constant = |v: ValueRef| graph.constant(v).expect("a product with a form has constant operands");
+    let constant = |v: ValueRef| graph.constant(v).expect("what is merged has constant operands");
     let weights: Vec<&Constant> = members.iter().map(|p| constant(p.weight)).collect();
     if weights.iter().any(|w| w.dtype != weights[0].dtype) {
         context.report.declined(names[0].clone(), format!("the weights of {} differ in element type", names.join(", ")));
@@ -64,7 +82,7 @@ fn merge(graph: &mut Graph, context: &mut PassContext<'_>, form: WeightForm, mem
     };
     let operands = [Some(members[0].activation), Some(weight), bias];
     let product = add(graph, &name, MatMul::default().into(), &operands[..2 + usize::from(bias.is_some())])?;
-    graph.set_form(product, Some(form));
+    graph.set_form(product, form);
     let axis = graph.ty(ValueRef { node: product, slot: 0 }).rank() - 1;
     let split = Split { axis, sizes: widths.iter().map(|n| (*n).into()).collect() };
     let split = add(graph, &format!("{name}/split"), split.into(), &[Some(ValueRef { node: product, slot: 0 })])?;
