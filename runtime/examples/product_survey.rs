@@ -183,6 +183,7 @@ fn dense_way(library: &CublasLt, dtype: DType, [m, n, k]: [usize; 3], stream: &S
         lhs: x.as_slice(),
         rhs: weight.as_slice(),
         out: out.as_slice(),
+        bias: None,
         alpha: 1.0,
         workspace: workspace.as_slice(),
     };

@@ -18,7 +18,7 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 pub use algorithm::{BadAlgorithm, DenseAlgorithm};
-pub use problem::{DenseProblem, Strides};
+pub use problem::{DenseProblem, Epilogue, Function, Strides};
 pub use search::DenseSearch;
 
 use super::driver::{Context, DeviceSlice, Stream};
@@ -172,6 +172,8 @@ pub struct DenseOperands<'a> {
     pub rhs: DeviceSlice<'a>,
     /// [batch, M, N].
     pub out: DeviceSlice<'a>,
+    /// [N], of the output's type, where the problem has a bias; aligned as the others.
+    pub bias: Option<DeviceSlice<'a>>,
     /// Multiplies the product; 1 for i8.
     pub alpha: f32,
     /// At least [`DenseMatmul::workspace_bytes`]. Runs in different streams need different ones.
@@ -185,23 +187,47 @@ struct Described {
     layouts: [Object; 3],
 }
 
+/// A CUDA number for an element type.
+fn value_type(problem: &DenseProblem, dtype: DType) -> Result<c_int, CudaError> {
+    cuda_type(dtype).ok_or_else(|| refused(problem, format!("{dtype} has no number in CUDA")))
+}
+
+/// The operation, with its bias at an address where it has one.
+fn operation(library: &CublasLt, problem: &DenseProblem, bias: u64) -> Result<Object, CudaError> {
+    let api = library.0.api;
+    let (compute, scale) = match problem.input {
+        DType::I8 => (ffi::CUBLAS_COMPUTE_32I, value_type(problem, DType::I32)?),
+        _ => (ffi::CUBLAS_COMPUTE_32F, value_type(problem, DType::F32)?),
+    };
+    // SAFETY: a place for the structure.
+    let matmul = Object::new(api.cublasLtMatmulDescDestroy, |place| unsafe {
+        call!(api, cublasLtMatmulDescCreate(place, compute, scale))
+    })?;
+    let set = api.cublasLtMatmulDescSetAttribute;
+    let operation = if problem.rhs_transposed { ffi::CUBLAS_OP_T } else { ffi::CUBLAS_OP_N };
+    matmul.set(api, set, ffi::CUBLASLT_MATMUL_DESC_TRANSA, operation)?;
+    matmul.set(api, set, ffi::CUBLASLT_MATMUL_DESC_TRANSB, ffi::CUBLAS_OP_N)?;
+    let function = match problem.epilogue.function {
+        Some(Function::Relu) => ffi::CUBLASLT_EPILOGUE_RELU,
+        Some(Function::GeluTanh) => ffi::CUBLASLT_EPILOGUE_GELU,
+        None if problem.epilogue.bias => 0,
+        None => ffi::CUBLASLT_EPILOGUE_DEFAULT,
+    };
+    let added = if problem.epilogue.bias { ffi::CUBLASLT_EPILOGUE_BIAS } else { 0 };
+    matmul.set(api, set, ffi::CUBLASLT_MATMUL_DESC_EPILOGUE, function | added)?;
+    if problem.epilogue.bias {
+        matmul.set(api, set, ffi::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+    }
+    Ok(matmul)
+}
+
 impl Described {
     fn new(library: &CublasLt, problem: &DenseProblem) -> Result<Described, CudaError> {
         problem.check()?;
         let api = library.0.api;
-        let value_type = |dtype| cuda_type(dtype).ok_or_else(|| refused(problem, format!("{dtype} has no number in CUDA")));
-        let (input, output) = (value_type(problem.input)?, value_type(problem.output)?);
-        let (compute, scale) = match problem.input {
-            DType::I8 => (ffi::CUBLAS_COMPUTE_32I, value_type(DType::I32)?),
-            _ => (ffi::CUBLAS_COMPUTE_32F, value_type(DType::F32)?),
-        };
-        // SAFETY: a place for the structure.
-        let matmul = Object::new(api.cublasLtMatmulDescDestroy, |place| unsafe {
-            call!(api, cublasLtMatmulDescCreate(place, compute, scale))
-        })?;
-        let operation = if problem.rhs_transposed { ffi::CUBLAS_OP_T } else { ffi::CUBLAS_OP_N };
-        matmul.set(api, api.cublasLtMatmulDescSetAttribute, ffi::CUBLASLT_MATMUL_DESC_TRANSA, operation)?;
-        matmul.set(api, api.cublasLtMatmulDescSetAttribute, ffi::CUBLASLT_MATMUL_DESC_TRANSB, ffi::CUBLAS_OP_N)?;
+        let (input, output) = (value_type(problem, problem.input)?, value_type(problem, problem.output)?);
+        // What looks for algorithms takes from the bias's address how it is aligned, and does not read there.
+        let matmul = operation(library, problem, problem.alignment as u64)?;
 
         // Our rows are the library's columns.
         let layout = |value_type, rows: usize, cols: usize, strides: Strides| {
@@ -357,6 +383,12 @@ impl DenseMatmul {
     pub fn run(&self, stream: &Stream, operands: &DenseOperands<'_>) -> Result<(), CudaError> {
         let refused = |reason: String| refused(&self.problem, reason);
         let [lhs, rhs, out] = self.bytes;
+        let bias = match (self.problem.epilogue.bias, operands.bias) {
+            (true, Some(bias)) => Some(bias),
+            (false, None) => None,
+            (true, None) => return Err(refused("its bias is missing".to_owned())),
+            (false, Some(_)) => return Err(refused("it adds no bias, and one is given".to_owned())),
+        };
         let workspace_alignment = if self.workspace_bytes > 0 { 256 } else { 1 };
         let alignment = self.problem.alignment;
         let sized = [
@@ -365,7 +397,8 @@ impl DenseMatmul {
             ("the output", operands.out, out, alignment),
             ("the workspace", operands.workspace, self.workspace_bytes, workspace_alignment),
         ];
-        for (name, slice, needed, alignment) in sized {
+        let bias_bytes = self.problem.n * self.problem.output.size();
+        for (name, slice, needed, alignment) in sized.into_iter().chain(bias.map(|b| ("the bias", b, bias_bytes, alignment))) {
             if slice.len() < needed || !slice.pointer().is_multiple_of(alignment as u64) {
                 let (pointer, len) = (slice.pointer(), slice.len());
                 return Err(refused(format!(
@@ -385,6 +418,9 @@ impl DenseMatmul {
         let [a, b, d] = [operands.rhs, operands.lhs, operands.out].map(device);
         let [a_layout, b_layout, d_layout] = self.described.layouts.each_ref().map(|layout| layout.data);
         let _current = stream.context().enter()?;
+        // Of its own, since others may run the product at the same time with another bias. The library copies it.
+        let biased = bias.map(|bias| operation(&self.library, &self.problem, bias.pointer())).transpose()?;
+        let matmul = biased.as_ref().unwrap_or(&self.described.matmul).data;
         // SAFETY: structures of the declared kinds; device memory is as large and as aligned as the problem needs; the factors are
         // read before the call returns.
         unsafe {
@@ -392,7 +428,7 @@ impl DenseMatmul {
                 self.library.0.api,
                 cublasLtMatmul(
                     self.library.0.handle,
-                    self.described.matmul.data,
+                    matmul,
                     factors[0],
                     a,
                     a_layout,

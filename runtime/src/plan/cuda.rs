@@ -11,6 +11,7 @@ use super::manifest::{BlobId, Program, Storage, Value, ValueId};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::op::Op;
+use crate::op::elementwise::Unary;
 
 /// See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -121,6 +122,16 @@ pub fn library_multiple(sparse: bool, input: DType) -> usize {
         (true, 1) => 32,
         (true, _) | (false, 1) => 16,
         (false, _) => 1,
+    }
+}
+
+/// Whether cuBLASLt applies a function to a product's f32 sums before it rounds them to this type. Its GELU is the tanh approximation, by the
+/// hardware's tanh, which is good enough for 16 bits.
+pub fn library_applies(function: Unary, output: DType) -> bool {
+    match function {
+        Unary::Relu => output.computes_in_f32(),
+        Unary::GeluTanh => output.computes_in_f32() && output.size() == 2,
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dense products against a naive loop.
 
-use sliderun::cuda::cublaslt::{CublasLt, DenseMatmul, DenseOperands, DenseProblem, Strides};
+use sliderun::cuda::cublaslt::{CublasLt, DenseMatmul, DenseOperands, DenseProblem, Epilogue, Function, Strides};
 use sliderun::cuda::driver::DeviceBuffer;
 use sliderun::dtype::DType;
 
@@ -26,10 +26,14 @@ fn compare(gpu: &Gpu, library: &CublasLt, random: &mut Random, problem: &DensePr
     let [lhs, rhs] = [bytes[0], bytes[1]].map(|b| random.operand(input, b / input.size()));
     let (device_lhs, device_rhs, device_out) = (gpu.upload(&lhs), gpu.upload(&rhs), gpu.poisoned(bytes[2]));
     let workspace = DeviceBuffer::new(&gpu.context, matmul.workspace_bytes()).unwrap();
+    let bias = problem.epilogue.bias.then(|| random.operand(output, problem.n));
+    let device_bias = bias.as_ref().map(|bias| gpu.upload(bias));
+    let bias = bias.map_or(vec![0.0; problem.n], |bias| decode(output, &bias));
     let operands = DenseOperands {
         lhs: device_lhs.as_slice(),
         rhs: device_rhs.as_slice(),
         out: device_out.as_slice(),
+        bias: device_bias.as_ref().map(DeviceBuffer::as_slice),
         alpha,
         workspace: workspace.as_slice(),
     };
@@ -46,10 +50,19 @@ fn compare(gpu: &Gpu, library: &CublasLt, random: &mut Random, problem: &DensePr
             for n in 0..problem.n {
                 let column: Vec<f64> = (0..problem.k).map(|k| rhs[b * problem.rhs.batch + n * rhs_n + k * rhs_k]).collect();
                 let (sum, magnitude) = dot(row, &column);
-                let (exact, magnitude) = (sum * f64::from(alpha), magnitude * f64::from(alpha).abs());
+                let (sum, magnitude) = (sum * f64::from(alpha) + bias[n], magnitude * f64::from(alpha).abs() + bias[n].abs());
+                let (exact, allowed) = match problem.epilogue.function {
+                    None => (sum, 0.0),
+                    Some(Function::Relu) => (sum.max(0.0), 0.0),
+                    // The hardware's tanh is off by 2⁻¹¹.
+                    Some(Function::GeluTanh) => {
+                        let inner = (2.0 / std::f64::consts::PI).sqrt() * (sum + 0.044715 * sum.powi(3));
+                        (0.5 * sum * (1.0 + inner.tanh()), 0.5 * sum.abs() / 2048.0)
+                    }
+                };
                 let index = b * problem.out.batch + m * problem.out.row + n;
                 written[index] = true;
-                let excess = (out[index] - exact).abs() / tolerance(input, output, exact, magnitude).max(1e-30);
+                let excess = (out[index] - exact).abs() / (tolerance(input, output, exact, magnitude) + allowed).max(1e-30);
                 // NaN, as poison is, is too far.
                 let excess = if excess.is_nan() { f64::INFINITY } else { excess };
                 if excess > worst {
@@ -135,6 +148,30 @@ fn batches_with_the_strides_of_attention() {
     report.end();
 }
 
+/// What follows the sums, by every way that rows and right sides lie; single rows too.
+#[test]
+fn products_with_epilogues() {
+    let Some(gpu) = Gpu::find() else { return };
+    let Some(library) = present(CublasLt::new(&gpu.context)) else { return };
+    let (mut random, mut report) = (Random::fresh(), Report::default());
+    let functions = |dtype: DType| match dtype {
+        DType::F32 => vec![None, Some(Function::Relu)],
+        _ => vec![None, Some(Function::Relu), Some(Function::GeluTanh)],
+    };
+    for types in [(DType::Bf16, DType::Bf16), (DType::F16, DType::F16), (DType::F32, DType::F32)] {
+        for (function, bias) in functions(types.1).into_iter().flat_map(|f| [(f, true), (f, false)]) {
+            for sizes in [[1, 48, 64], [77, 40, 128], [128, 256, 96]] {
+                for transposed in [false, true] {
+                    let plain = DenseProblem::contiguous(types, 1, sizes, transposed);
+                    let problem = DenseProblem { epilogue: Epilogue { bias, function }, ..plain };
+                    report.add(compare(&gpu, &library, &mut random, &problem, 0.25));
+                }
+            }
+        }
+    }
+    report.end();
+}
+
 #[test]
 fn operands_that_do_not_fit_are_refused() {
     let Some(gpu) = Gpu::find() else { return };
@@ -147,12 +184,14 @@ fn operands_that_do_not_fit_are_refused() {
         lhs: operand.as_slice().slice(0, 1024).unwrap(),
         rhs: operand.as_slice().slice(0, 1024).unwrap(),
         out: out.as_slice(),
+        bias: None,
         alpha: 1.0,
         workspace: workspace.as_slice(),
     };
     matmul.run(&gpu.stream, &fitting).unwrap();
     let refusals = [
         (DenseOperands { alpha: 0.5, ..fitting }, "factor"),
+        (DenseOperands { bias: Some(operand.as_slice()), ..fitting }, "adds no bias"),
         (DenseOperands { lhs: operand.as_slice().slice(0, 1023).unwrap(), ..fitting }, "the left side needs 1024 bytes"),
         (DenseOperands { rhs: operand.as_slice().slice(1, 1024).unwrap(), ..fitting }, "aligned to 16"),
         (DenseOperands { out: operand.as_slice(), ..fitting }, "the output needs 4096 bytes"),

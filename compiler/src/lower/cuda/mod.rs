@@ -23,7 +23,7 @@ use std::collections::hash_map::Entry;
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
-use sliderun::plan::cuda::{Kernel, Launch, Work, library_multiple, library_of};
+use sliderun::plan::cuda::{Kernel, Launch, Work, library_applies, library_multiple, library_of};
 use sliderun::plan::manifest::{Program, Step, Storage, ValueId};
 
 use super::refusal::Refusal;
@@ -149,11 +149,12 @@ fn launch(program: &Program, position: usize, steps: &[Step]) -> Result<Option<G
     let [step] = steps else { unreachable!("a step, or a Split and the Attention that reads through it") };
     match &step.op {
         Op::SparseGemm(_) | Op::DenseGemm(_) => library_product(program, step).map(|()| None),
-        Op::MatMul(op) if op.activation.is_none() && step.inputs.get(2).copied().flatten().is_none() => {
-            let ty = &program.values[step.outputs[0].0 as usize].ty;
-            match ty.dtype {
-                DType::F32 | DType::F16 | DType::Bf16 => Ok(None),
-                dtype => Err(format!("MatMul of {dtype}")),
+        Op::MatMul(op) => {
+            let dtype = program.values[step.outputs[0].0 as usize].ty.dtype;
+            match op.activation {
+                _ if !dtype.computes_in_f32() => Err(format!("MatMul of {dtype}")),
+                Some(function) if !library_applies(function, dtype) => Err(format!("MatMul with {function:?}")),
+                _ => Ok(None),
             }
         }
         Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => rows::rows(program, position, step).map(Some),

@@ -15,6 +15,13 @@ pub const CUBLAS_OP_T: i32 = 1;
 
 pub const CUBLASLT_MATMUL_DESC_TRANSA: c_int = 3;
 pub const CUBLASLT_MATMUL_DESC_TRANSB: c_int = 4;
+pub const CUBLASLT_MATMUL_DESC_EPILOGUE: c_int = 7;
+pub const CUBLASLT_MATMUL_DESC_BIAS_POINTER: c_int = 8;
+// An epilogue is these together.
+pub const CUBLASLT_EPILOGUE_DEFAULT: i32 = 1;
+pub const CUBLASLT_EPILOGUE_RELU: i32 = 2;
+pub const CUBLASLT_EPILOGUE_BIAS: i32 = 4;
+pub const CUBLASLT_EPILOGUE_GELU: i32 = 32;
 pub const CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: c_int = 5;
 pub const CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: c_int = 6;
 pub const CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: c_int = 1;

@@ -28,7 +28,25 @@ pub struct Strides {
     pub batch: usize,
 }
 
-/// `out[b, M, N] = alpha · lhs[b, M, K] · rhs[b, K, N]`, row-major; the right side may lie transposed.
+/// What is done to the f32 sums before they are rounded to the output's type. Integers have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Epilogue {
+    /// Whether a vector of N elements of the output's type is added to each row.
+    pub bias: bool,
+    /// What is applied to each element last.
+    pub function: Option<Function>,
+}
+
+/// A function that the library applies to the elements of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// `max(x, 0)`.
+    Relu,
+    /// GELU by its tanh approximation: what the library calls GELU.
+    GeluTanh,
+}
+
+/// `out[b, M, N] = epilogue(alpha · lhs[b, M, K] · rhs[b, K, N])`, row-major; the right side may lie transposed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DenseProblem {
     /// Of both operands: i8, f8e4m3, bf16, f16 or f32.
@@ -54,6 +72,8 @@ pub struct DenseProblem {
     /// What the addresses of the first matrices are multiples of, in bytes: a power of two from the size of an element to 256. More gives more kernels to choose
     /// from.
     pub alignment: usize,
+    /// What is done to the sums.
+    pub epilogue: Epilogue,
 }
 
 impl DenseProblem {
@@ -65,8 +85,9 @@ impl DenseProblem {
         rhs_transposed: bool,
     ) -> DenseProblem {
         let strides = |rows: usize, cols: usize| Strides { row: cols, batch: rows.saturating_mul(cols) };
-        let rhs = if rhs_transposed { strides(n, k) } else { strides(k, n) };
-        DenseProblem { input, output, m, n, k, rhs_transposed, batch, lhs: strides(m, k), rhs, out: strides(m, n), alignment: 16 }
+        let (lhs, rhs, out) = (strides(m, k), if rhs_transposed { strides(n, k) } else { strides(k, n) }, strides(m, n));
+        let epilogue = Epilogue::default();
+        DenseProblem { input, output, m, n, k, rhs_transposed, batch, lhs, rhs, out, alignment: 16, epilogue }
     }
 
     /// What M, N and K must be multiples of for these operands.
@@ -91,6 +112,9 @@ impl DenseProblem {
         if !TYPES.contains(&(self.input, self.output)) {
             let known = TYPES.iter().map(|(i, o)| format!("{i} to {o}")).collect::<Vec<_>>().join(", ");
             return Err(self.refused(format!("dense products are {known}")));
+        }
+        if self.output == DType::I32 && self.epilogue != Epilogue::default() {
+            return Err(self.refused("sums of integers are given as they are".to_owned()));
         }
         let bytes = self.input.size() == 1;
         if bytes && !self.rhs_transposed {
@@ -164,7 +188,13 @@ impl fmt::Display for DenseProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DenseProblem { input, output, m, n, k, batch, .. } = self;
         write!(f, "dense product M {m}, N {n}, K {k}, {input} to {output}")?;
-        if *batch == 1 { Ok(()) } else { write!(f, ", batch {batch}") }
+        if *batch != 1 {
+            write!(f, ", batch {batch}")?;
+        }
+        if self.epilogue.bias {
+            f.write_str(", plus bias")?;
+        }
+        self.epilogue.function.map_or(Ok(()), |function| write!(f, ", then {function:?}"))
     }
 }
 
@@ -192,6 +222,7 @@ mod tests {
             (DenseProblem { n: 0, ..bf16.clone() }, "N must be a positive multiple of 1"),
             (DenseProblem { batch: 0, ..bf16.clone() }, "batch"),
             (DenseProblem { alignment: 3, ..bf16.clone() }, "power of two"),
+            (DenseProblem { epilogue: Epilogue { bias: true, function: None }, ..int8.clone() }, "sums of integers"),
             (DenseProblem { rhs: Strides { row: 7, batch: 128 }, ..bf16.clone() }, "only 7 apart"),
             (DenseProblem { out: Strides { row: 8, batch: 32 }, ..bf16.clone() }, "overlap"),
             (DenseProblem { lhs: Strides { row: usize::MAX, batch: 0 }, ..bf16.clone() }, "overflow"),

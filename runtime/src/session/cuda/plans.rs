@@ -229,12 +229,15 @@ impl Plans {
         let stream = Stream::new(&self.context)?;
         let [lhs, rhs, out] = problem.bytes()?;
         let (lhs, rhs) = (random_operand(&stream, problem.input, lhs)?, random_operand(&stream, problem.input, rhs)?);
+        let bias = || random_operand(&stream, problem.output, problem.n * problem.output.size());
+        let bias = problem.epilogue.bias.then(bias).transpose()?;
         let out = DeviceBuffer::new(&self.context, out)?;
         let workspace = DeviceBuffer::new(&self.context, cublaslt::MAX_WORKSPACE)?;
         let operands = DenseOperands {
             lhs: lhs.as_slice(),
             rhs: rhs.as_slice(),
             out: out.as_slice(),
+            bias: bias.as_ref().map(DeviceBuffer::as_slice),
             alpha: 1.0,
             workspace: workspace.as_slice(),
         };
@@ -296,8 +299,7 @@ fn class(problem: &DenseProblem) -> DenseProblem {
                 of.batch = 0;
             }
         }
-        of.alignment = problem.alignment;
-        of
+        DenseProblem { alignment: problem.alignment, epilogue: problem.epilogue, ..of }
     };
     let DenseProblem { m, n, k, batch, .. } = *problem;
     if contiguous(batch, [m, n, k]) != *problem || i32::try_from(m.max(n).max(k).max(batch)).is_err() {

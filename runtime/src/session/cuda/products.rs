@@ -8,11 +8,12 @@ use super::base::Base;
 use super::plans::{Plans, Rivals};
 use super::{device_error, is_sparse, weights};
 use crate::cpu::batched_matmul;
-use crate::cuda::cublaslt::{DenseMatmul, DenseOperands, DenseProblem, Strides};
+use crate::cuda::cublaslt::{DenseMatmul, DenseOperands, DenseProblem, Epilogue, Function, Strides};
 use crate::cuda::cusparselt::{Alpha, SparseMatmul, SparseOperands, SparseProblem, SparseWeight};
 use crate::cuda::driver::{DeviceSlice, Stream};
 use crate::cuda::{CudaError, m_bucket};
 use crate::op::Op;
+use crate::op::elementwise::Unary;
 use crate::plan::manifest::Step;
 
 /// One step's product.
@@ -21,6 +22,8 @@ pub struct Product {
     x: usize,
     /// The right side, unless it is compressed.
     rhs: Option<usize>,
+    /// What is added to each row, if anything is.
+    bias: Option<usize>,
     out: usize,
     /// Neither it nor the right side is there where the session leaves products out.
     weight: Option<Arc<SparseWeight>>,
@@ -55,6 +58,7 @@ impl Product {
         let Op::SparseGemm(op) = &s.op else {
             base.plans.need_dense().map_err(fail)?;
             product.rhs = Some(operand(s, 1)?);
+            product.bias = s.inputs.get(2).copied().flatten().map(index);
             return Ok(product);
         };
         let (values, positions) = (operand(s, 1)?, operand(s, 2)?);
@@ -65,12 +69,12 @@ impl Product {
     /// The product of a session that leaves products out: it has a place for its result, nothing else.
     pub fn left_out(program: &Program, step: usize) -> Result<Product, SessionError> {
         let s = &program.steps[step];
-        Ok(Product { step, x: operand(s, 0)?, rhs: None, out: index(s.outputs[0]), weight: None })
+        Ok(Product { step, x: operand(s, 0)?, rhs: None, bias: None, out: index(s.outputs[0]), weight: None })
     }
 
     /// Operands in device memory that are the program's values.
     pub fn operands(&self) -> Vec<usize> {
-        [self.x].into_iter().chain(self.rhs).collect()
+        [self.x].into_iter().chain(self.rhs).chain(self.bias).collect()
     }
 
     pub fn out(&self) -> usize {
@@ -123,6 +127,7 @@ impl Product {
             let mut problem = DenseProblem::contiguous(types, b.batch, [b.m, b.n, b.k], false);
             problem.lhs = Strides { row: b.k, batch: b.lhs_stride };
             problem.rhs = Strides { row: b.n, batch: b.rhs_stride };
+            problem.epilogue = Epilogue { bias: self.bias.is_some(), function: function(step)? };
             problem
         };
         plans.dense(problem).map(Planned::Dense).map_err(fail)
@@ -174,9 +179,21 @@ impl Product {
             lhs: places.slice(self.x, lhs)?,
             rhs: places.slice(self.rhs.expect("a dense plan has its right side"), rhs)?,
             out: places.slice(self.out, out)?,
+            bias: self.bias.map(|v| places.slice(v, matmul.problem().n * matmul.problem().output.size())).transpose()?,
             alpha: 1.0,
             workspace: places.workspace,
         })
+    }
+}
+
+/// What the library applies to a MatMul's elements.
+fn function(step: &Step) -> Result<Option<Function>, SessionError> {
+    let Op::MatMul(op) = &step.op else { return Ok(None) };
+    match op.activation {
+        None => Ok(None),
+        Some(Unary::Relu) => Ok(Some(Function::Relu)),
+        Some(Unary::GeluTanh) => Ok(Some(Function::GeluTanh)),
+        Some(other) => Err(step_error(step, format!("cuBLASLt does not apply {other:?}"))),
     }
 }
 

@@ -99,6 +99,7 @@ fn product(library: &CublasLt, stream: &Stream, dtype: DType) -> Result<Duration
         lhs: lhs.as_slice(),
         rhs: rhs.as_slice(),
         out: out.as_slice(),
+        bias: None,
         alpha: 1.0,
         workspace: workspace.as_slice(),
     };
