@@ -6,6 +6,8 @@ use slidec::onnx::build::{ModelBuilder, node};
 use slidec::onnx::proto::{EXTERNAL, StringStringEntryProto};
 use slidec::verify::write_npz;
 use sliderun::dtype::DType;
+use sliderun::plan::signature::Signers;
+use sliderun::plan::{Plan, PlanOptions};
 use sliderun::tensor::Tensor;
 use sliderun::tool::npy;
 use std::fs;
@@ -108,7 +110,7 @@ impl Ended {
 #[test]
 fn help_has_examples_and_wrong_usage_is_code_2() {
     let bench = Bench::new();
-    for command in ["compile", "run", "verify", "prune", "inspect", "bench", "opt", "passes"] {
+    for command in ["compile", "run", "verify", "prune", "inspect", "bench", "opt", "passes", "keygen", "sign"] {
         let help = bench.run(&[command, "--help"]).ok().stdout;
         assert!(help.contains("Examples:"), "{command}: {help}");
     }
@@ -153,6 +155,44 @@ fn the_same_input_gives_the_same_bytes() {
     bench.compile(&[]).ok();
     bench.run(&["compile", "model.onnx", "-o", "again.slide", "--threads", "1"]).ok();
     assert_eq!(fs::read(bench.path("model.slide")).unwrap(), fs::read(bench.path("again.slide")).unwrap());
+}
+
+#[test]
+fn plans_are_signed_with_keys_of_ones_own() {
+    let bench = Bench::new();
+    bench.compile(&[]).ok();
+    let plain = fs::read(bench.path("model.slide")).unwrap();
+    let said = bench.run(&["keygen", "owner.key"]).ok().stdout;
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(bench.path("owner.key")).unwrap().permissions());
+        assert_eq!(mode & 0o077, 0, "nobody else may read the private key");
+    }
+    let keys = ["owner.key", "owner.key.pub"].map(|name| fs::read(bench.path(name)).unwrap());
+    assert!(bench.run(&["keygen", "owner.key"]).refused(1).contains("give another name"));
+    assert_eq!(["owner.key", "owner.key.pub"].map(|name| fs::read(bench.path(name)).unwrap()), keys);
+
+    let signers = Signers::read(&bench.path("owner.key.pub")).unwrap();
+    assert!(said.contains(&signers.keys()[0].to_string()), "{said}");
+    let options = PlanOptions::default().with_signers(signers);
+    let open = |name: &str| Plan::open_with(&bench.path(name), &options).map(|plan| plan.signer().unwrap().to_string());
+    assert!(open("model.slide").is_err());
+    bench.run(&["sign", "model.slide", "--key", "owner.key", "--detached"]).ok();
+    assert_eq!(fs::read(bench.path("model.slide")).unwrap(), plain);
+    let signer = open("model.slide").unwrap();
+    fs::remove_file(bench.path("model.slide.sig")).unwrap();
+    bench.run(&["sign", "model.slide", "--key", "owner.key", "-o", "signed.slide"]).ok();
+    assert_eq!((open("signed.slide").unwrap(), open("model.slide").is_err()), (signer.clone(), true));
+    bench.run(&["sign", "model.slide", "--key", "owner.key"]).ok();
+    bench.run(&["sign", "model.slide", "--key", "owner.key"]).ok();
+    assert_eq!(open("model.slide").unwrap(), signer);
+    assert_eq!(fs::read(bench.path("model.slide")).unwrap().len(), plain.len() + 104, "signed once");
+    bench.run(&["run", "model.slide", "--random"]).ok();
+
+    let no_key = bench.run(&["sign", "model.slide", "--key", "owner.key.pub"]).refused(1);
+    assert!(no_key.contains("owner.key.pub: no private Ed25519 key"), "{no_key}");
+    fs::write(bench.path("damaged.slide"), [&plain[..300], &[plain[300] ^ 1], &plain[301..]].concat()).unwrap();
+    assert!(bench.run(&["sign", "damaged.slide", "--key", "owner.key"]).refused(1).contains("does not match its digest"));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 pub use npy::NpyError;
 pub use symbols::BadSymbols;
 
-use crate::plan::PlanError;
+use crate::plan::{Plan, PlanError, PlanOptions};
 use crate::session::{Device, SessionError, SessionOptions};
 
 /// Why a command failed.
@@ -81,17 +81,19 @@ pub struct Target {
     pub device: Device,
     /// How it runs.
     pub options: SessionOptions,
+    /// How its file is opened.
+    pub opening: PlanOptions,
 }
 
 impl Target {
     fn open(&self) -> Result<crate::session::Session, ToolError> {
-        let plan = open_plan(&self.plan)?;
+        let plan = open_plan(&self.plan, &self.opening)?;
         Ok(crate::session::Session::new(plan.into(), self.device, self.options.clone())?)
     }
 }
 
-fn open_plan(path: &std::path::Path) -> Result<crate::plan::Plan, ToolError> {
-    crate::plan::Plan::open(path).map_err(|source| match source {
+fn open_plan(path: &std::path::Path, opening: &PlanOptions) -> Result<Plan, ToolError> {
+    Plan::open_with(path, opening).map_err(|source| match source {
         PlanError::Io { path, source } => ToolError::File { path, source },
         source => ToolError::Plan { path: path.to_owned(), source },
     })

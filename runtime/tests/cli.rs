@@ -12,6 +12,7 @@ use sliderun::plan::cuda::{CudaPlan, Launch, Module, Variant, Work};
 use sliderun::plan::manifest::{
     BlobId, Manifest, Output as PlanOutput, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId,
 };
+use sliderun::plan::signature::PrivateKey;
 use sliderun::plan::{Plan, PlanWriter};
 use sliderun::tensor::Tensor;
 use sliderun::tool::npy;
@@ -99,6 +100,43 @@ fn run_reads_and_writes_npy_files() {
 
     let text = sliderun(folder.path(), "run product.slide --random --shape batch=5");
     assert!(String::from_utf8_lossy(&text.stdout).starts_with("a/y: f32[5, 2]  min "), "{text:?}");
+}
+
+#[test]
+fn a_signature_that_is_required_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan::open_unmapped(&write_plan(folder.path())).unwrap();
+    let [owner, other] = [1, 2].map(|seed| PrivateKey::from_seed([seed; 32]).unwrap());
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("owner.pub", owner.public().to_pem().as_bytes());
+    write("both.pub", (other.public().to_pem() + &owner.public().to_pem()).as_bytes());
+    let commands =
+        ["run product.slide --random --json", "bench product.slide --iterations 1 --json", "inspect product.slide --json"];
+    let refused = |why: &str| {
+        for command in commands {
+            let output = sliderun(folder.path(), &format!("{command} --require-signature owner.pub"));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{command}: {stderr}");
+            assert!(stderr.starts_with("sliderun: product.slide: the plan is ") && stderr.contains(why), "{command}: {stderr}");
+        }
+    };
+    refused("not signed, and a signature is required: sign it with `slidec sign`");
+    write("product.slide.sig", &plan.sign(&other).unwrap().to_bytes());
+    refused(&format!("signed by key {}, which is none of those", other.public()));
+    write("product.slide.sig", &plan.sign(&owner).unwrap().to_bytes());
+    for command in commands {
+        for how in ["", "--require-signature owner.pub", "--no-mmap --require-signature both.pub"] {
+            let report = json(&sliderun(folder.path(), &format!("{command} {how}")));
+            if command.starts_with("inspect") && !how.is_empty() {
+                assert_eq!(report["signer"], owner.public().to_string());
+            }
+        }
+    }
+    let mut damaged = std::fs::read(folder.path().join("product.slide")).unwrap();
+    damaged[256] ^= 1;
+    write("product.slide", &damaged);
+    let output = sliderun(folder.path(), "inspect product.slide --require-signature owner.pub");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("blob 0 does not match its digest"), "{output:?}");
 }
 
 #[test]

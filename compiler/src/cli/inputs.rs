@@ -25,7 +25,12 @@ impl Where {
     /// The plan on this device.
     pub fn target(&self, plan: PathBuf, threads: Option<usize>) -> tool::Target {
         let variant = self.variant.clone();
-        tool::Target { plan, device: self.device, options: SessionOptions::default().with_threads(threads).with_variant(variant) }
+        tool::Target {
+            plan,
+            device: self.device,
+            options: SessionOptions::default().with_threads(threads).with_variant(variant),
+            ..tool::Target::default()
+        }
     }
 }
 

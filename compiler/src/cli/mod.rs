@@ -10,11 +10,13 @@ mod compile;
 mod failure;
 mod inputs;
 mod inspect;
+mod keygen;
 mod opt;
 mod output;
 mod passes;
 mod prune;
 mod run;
+mod sign;
 mod tune;
 mod values;
 mod verify;
@@ -54,6 +56,8 @@ enum Command {
     Tune(tune::Tune),
     Opt(opt::Opt),
     Passes(passes::Passes),
+    Keygen(keygen::Keygen),
+    Sign(sign::Sign),
 }
 
 /// Runs the program on its arguments.
@@ -88,6 +92,8 @@ fn run(command: Command, threads: Option<usize>, out: &mut dyn Write) -> Result 
         Command::Tune(c) => c.run(out),
         Command::Opt(c) => c.run(out),
         Command::Passes(c) => c.run(out),
+        Command::Keygen(c) => c.run(out),
+        Command::Sign(c) => c.run(out),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use sliderun::dim::Bindings;
-use sliderun::session::{Device, SessionOptions};
+use sliderun::session::Device;
 use sliderun::tool::Target;
 use sliderun::tool::tune::{TuneOptions, tune};
 use std::io::Write;
@@ -45,7 +45,7 @@ impl Tune {
     /// What is wrong with the plan, the shapes and the GPU.
     pub fn run(self, out: &mut dyn Write) -> Result {
         let what = format!("'{}' was not tuned", self.plan.display());
-        let target = Target { plan: self.plan, device: self.device, options: SessionOptions::default() };
+        let target = Target { plan: self.plan, device: self.device, ..Target::default() };
         finish(&what, tune(&TuneOptions { target, shapes: self.shape, timings: self.timings }, out))
     }
 }

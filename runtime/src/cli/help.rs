@@ -39,6 +39,9 @@ Usage: sliderun run PLAN [OPTIONS]
   --variant NAME          On a GPU, the plan's variant (default: what is fastest for the shape)
   --threads N             Threads to use (default: as many as there are processors)
   --json                  Print JSON
+  --require-signature KEY.pub
+                          Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap               Read the plan into memory instead of mapping it
 
 Examples:
   sliderun run model.slide --input input_ids=ids.npy --input attention_mask=mask.npy --output out
@@ -54,6 +57,9 @@ Usage: sliderun inspect PLAN [OPTIONS]
   --steps   List the launches on a GPU one by one, and each of the model's nodes
             with the steps and launches that it went into
   --json    Print everything, as JSON
+  --require-signature KEY.pub
+            Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap Read the plan into memory instead of mapping it
 
 Example:
   sliderun inspect model.slide --check
@@ -75,6 +81,9 @@ Usage: sliderun check PLAN [OPTIONS]
   --variant NAME           Only this variant of the plan (default: each)
   --device cuda[:N]        The GPU (default cuda)
   --threads N              Threads of the CPU's run (default: as many as there are processors)
+  --require-signature KEY.pub
+                           Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap                Read the plan into memory instead of mapping it
 
 Examples:
   sliderun check model.slide --shape batch=4,seq=128 --rounds 20
@@ -93,6 +102,9 @@ Usage: sliderun churn PLAN [OPTIONS]
   --shapes N                 Different shapes (default 200)
   --seed N                   What shapes and inputs start from (default 0)
   --device cuda[:N]          The GPU (default cuda)
+  --require-signature KEY.pub
+                             Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap                  Read the plan into memory instead of mapping it
 
 Example:
   sliderun churn model.slide --largest batch=8,seq=128
@@ -111,6 +123,9 @@ Usage: sliderun tune PLAN [OPTIONS]
   --timings FILE           Where timings are written (default: PLAN.timings)
   --variant NAME           Only this variant of the plan
   --device cuda[:N]        The GPU (default cuda)
+  --require-signature KEY.pub
+                           Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap                Read the plan into memory instead of mapping it
 
 Example:
   sliderun tune model.slide --shape batch=1,seq=128 --shape batch=8,seq=128
@@ -146,6 +161,9 @@ Usage: sliderun bench PLAN [OPTIONS]
   --no-overlap             On a GPU, start each kernel only when the one before it has ended
   --threads N              Threads to use (default: as many as there are processors)
   --json                   Print JSON
+  --require-signature KEY.pub
+                           Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap                Read the plan into memory instead of mapping it
 
 Example:
   sliderun bench model.slide --shape batch=4,seq=128 --threads 2
@@ -168,6 +186,9 @@ Usage: sliderun turns PLAN [OPTIONS]
   --tuning HOW            On a GPU, how products are chosen: off, remembered, quick (default) or
                           exhaustive
   --threads N             Threads to use (default: as many as there are processors)
+  --require-signature KEY.pub
+                          Refuse a plan that none of the keys in this PEM file has signed
+  --no-mmap               Read the plan into memory instead of mapping it
 
 Example:
   printf 'inputs in\\nburst 0.5\\nsteady 3\\n' | sliderun turns model.slide --device cuda

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::prelude::*;
+use sliderun::plan::signature::Signers;
 use sliderun::tool::bench::{BenchOptions, bench};
 #[cfg(feature = "cuda")]
 use sliderun::tool::check::{CheckOptions, check};
@@ -150,6 +151,8 @@ fn parse_run(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Long("json") => options.json = true,
+            Long("no-mmap") => options.target.opening.no_mmap = true,
+            Long("require-signature") => options.target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -166,6 +169,8 @@ fn parse_inspect(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("check") => options.check = true,
             Long("steps") => options.steps = true,
             Long("json") => options.json = true,
+            Long("no-mmap") => options.opening.no_mmap = true,
+            Long("require-signature") => options.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -190,6 +195,8 @@ fn parse_check(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Long("no-mmap") => options.target.opening.no_mmap = true,
+            Long("require-signature") => options.target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -210,6 +217,8 @@ fn parse_churn(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("shapes") => options.shapes = args.value()?.parse()?,
             Long("seed") => options.seed = args.value()?.parse()?,
             Long("device") => options.target.device = args.value()?.parse()?,
+            Long("no-mmap") => options.target.opening.no_mmap = true,
+            Long("require-signature") => options.target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -229,6 +238,8 @@ fn parse_tune(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("timings") => options.timings = Some(args.value()?.into()),
             Long("variant") => options.target.options.variant = Some(args.value()?.parse()?),
             Long("device") => options.target.device = args.value()?.parse()?,
+            Long("no-mmap") => options.target.opening.no_mmap = true,
+            Long("require-signature") => options.target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -263,6 +274,8 @@ fn parse_bench(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("device") => options.target.device = args.value()?.parse()?,
             Long("threads") => options.target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
             Long("json") => options.json = true,
+            Long("no-mmap") => options.target.opening.no_mmap = true,
+            Long("require-signature") => options.target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
@@ -281,12 +294,18 @@ fn parse_turns(mut args: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("variant") => target.options.variant = Some(args.value()?.parse()?),
             Long("device") => target.device = args.value()?.parse()?,
             Long("threads") => target.options.threads = Some(args.value()?.parse_with(parse_threads)?),
+            Long("no-mmap") => target.opening.no_mmap = true,
+            Long("require-signature") => target.opening.signers = Some(read_signers(args.value()?)?),
             Value(value) => plan.set(value)?,
             other => return Err(other.unexpected()),
         }
     }
     target.plan = plan.get()?;
     Ok(Command::Turns(target))
+}
+
+fn read_signers(file: OsString) -> Result<Signers, lexopt::Error> {
+    Signers::read(file.as_ref()).map_err(|e| e.to_string().into())
 }
 
 fn parse_input(text: &str) -> Result<(String, PathBuf), &'static str> {
@@ -363,6 +382,8 @@ mod tests {
             ("run a --device tpu", "cpu, cuda or cuda:N"),
             ("bench a --duration -1", "a number of seconds"),
             ("inspect a --frobnicate", "--frobnicate"),
+            ("run a --require-signature /nowhere/owner.pub", "/nowhere/owner.pub: "),
+            ("run a --require-signature Cargo.toml", "Cargo.toml: no public Ed25519 key"),
         ] {
             let error = parse_line(line).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(message), "{line}: {error}");

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+#[cfg(feature = "signatures")]
+use super::signature::PublicKey;
+
 /// Why a plan could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -34,6 +37,22 @@ pub enum PlanError {
     NoSuchBlob(u32),
     #[error("the plan does not fit in memory ({0} bytes)")]
     OutOfMemory(u64),
+    #[error(
+        "the plan is not signed, and a signature is required: sign it with `slidec sign`, or put its signature beside it, with .sig behind the plan's name"
+    )]
+    #[cfg(feature = "signatures")]
+    NotSigned,
+    #[error("the plan is signed by key {0}, which is none of those that are accepted: get it from who owns one of them")]
+    #[cfg(feature = "signatures")]
+    UnknownSigner(PublicKey),
+    #[error(
+        "the plan is not what key {0} signed: plan or signature were changed or belong to another, get both again from who signed it"
+    )]
+    #[cfg(feature = "signatures")]
+    BadSignature(PublicKey),
+    #[error("{} is no signature of a plan: make one with `slidec sign`", .0.display())]
+    #[cfg(feature = "signatures")]
+    NotASignature(PathBuf),
     #[error("{0} is more than a plan can hold")]
     TooLarge(&'static str),
 }

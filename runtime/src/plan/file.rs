@@ -9,7 +9,9 @@
 //! | 24..32 | length of the file, u64 |
 //! | 32..64 | BLAKE3 of the manifest |
 //!
-//! Numbers are little-endian. Blobs start at multiples of [`BLOB_ALIGN`]; the manifest is the last thing in the file.
+//! Numbers are little-endian. Blobs start at multiples of [`BLOB_ALIGN`]; the manifest is the last thing in the file, but for a signature: 104
+//! bytes (`SLIDESIG`, the signer's public key, the Ed25519 signature) that are not counted in the file's length and that nothing but the check of
+//! signatures reads.
 
 use super::PlanError;
 
@@ -21,6 +23,9 @@ pub const BLOB_ALIGN: u64 = 256;
 
 pub(super) const HEADER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"SLIDEPLN";
+
+pub(super) const SIGNATURE_LEN: usize = 104;
+pub(super) const SIGNATURE_MAGIC: [u8; 8] = *b"SLIDESIG";
 
 /// The header's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,12 @@ impl Header {
         self.manifest_offset.checked_add(self.manifest_len.into())
     }
 
+    /// Where the plan ends in a file that [`Header::decode`] found long enough.
+    #[cfg(feature = "signatures")]
+    pub fn file_end(&self) -> usize {
+        self.manifest_offset as usize + self.manifest_len as usize
+    }
+
     pub fn encode(&self) -> Result<[u8; HEADER_LEN], PlanError> {
         let file_len = self.file_len().ok_or(PlanError::TooLarge("the file"))?;
         let mut out = [0; HEADER_LEN];
@@ -47,8 +58,8 @@ impl Header {
         Ok(out)
     }
 
-    /// Reads the header of a file and checks it against the file's length.
-    pub fn decode(file: &[u8]) -> Result<Header, PlanError> {
+    /// Reads the header of a file and checks it against the file's length, without the signature that may be behind it.
+    pub fn decode(file: &[u8]) -> Result<(Header, &[u8; HEADER_LEN]), PlanError> {
         let actual = file.len() as u64;
         let seen = file.len().min(MAGIC.len());
         if seen == 0 || file[..seen] != MAGIC[..seen] {
@@ -68,12 +79,18 @@ impl Header {
         let header =
             Header { manifest_len: u32_at(12), manifest_offset: u64_at(16), digest: std::array::from_fn(|i| bytes[32 + i]) };
         let expected = u64_at(24);
-        if expected != actual {
+        if expected != actual && !ends_in_signature(file, expected) {
             return Err(PlanError::WrongLength { expected, actual });
         }
-        if header.file_len() != Some(actual) || header.manifest_offset < HEADER_LEN as u64 {
+        if header.file_len() != Some(expected) || header.manifest_offset < HEADER_LEN as u64 {
             return Err(PlanError::invalid("header", "the manifest is not the end of the file"));
         }
-        Ok(header)
+        Ok((header, bytes))
     }
+}
+
+/// Whether what comes behind the first `len` bytes of a file is a signature.
+fn ends_in_signature(file: &[u8], len: u64) -> bool {
+    let rest = usize::try_from(len).ok().and_then(|len| file.get(len..));
+    rest.is_some_and(|rest| rest.len() == SIGNATURE_LEN && rest.starts_with(&SIGNATURE_MAGIC))
 }

@@ -9,7 +9,10 @@ mod embedded;
 mod error;
 mod file;
 pub mod manifest;
+mod options;
 mod reader;
+#[cfg(feature = "signatures")]
+pub mod signature;
 mod validate;
 mod writer;
 
@@ -18,6 +21,7 @@ pub use architecture::{Architecture, UnknownArchitecture};
 pub use embedded::Embedded;
 pub use error::PlanError;
 pub use file::{BLOB_ALIGN, FORMAT_VERSION};
+pub use options::PlanOptions;
 pub use reader::Plan;
 pub use writer::PlanWriter;
 

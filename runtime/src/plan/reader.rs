@@ -3,13 +3,17 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
+#[cfg(feature = "signatures")]
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::PlanError;
 use super::file::{HEADER_LEN, Header};
 use super::manifest::{BlobId, Manifest};
+#[cfg(feature = "signatures")]
+use super::signature::{PrivateKey, PublicKey, Signature};
 use super::validate::validate;
+use super::{PlanError, PlanOptions};
 use crate::tensor::{ALIGN, AlignedBytes};
 
 /// A validated plan. Its blobs' digests are checked when each is first used.
@@ -19,6 +23,8 @@ pub struct Plan {
     digest: blake3::Hash,
     path: Option<PathBuf>,
     intact: Vec<OnceLock<bool>>,
+    #[cfg(feature = "signatures")]
+    signer: Option<PublicKey>,
 }
 
 enum Data {
@@ -28,6 +34,34 @@ enum Data {
 }
 
 impl Data {
+    fn map(path: &Path) -> Result<Data, PlanError> {
+        let io = |source| PlanError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() < HEADER_LEN as u64 {
+            // Also keeps empty files, which cannot be mapped, away from the mapping.
+            return Data::read(path);
+        }
+        // SAFETY: the map is only read, as bytes, and what is read is validated before it is used. Another process that truncates the file
+        // while it is mapped makes reads fail with SIGBUS, and one that rewrites it in place changes the bytes under us: the documentation
+        // of `Plan::open` asks the caller to exclude both, and offers `open_unmapped` where that is not possible.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        Ok(Data::Mapped(map))
+    }
+
+    fn read(path: &Path) -> Result<Data, PlanError> {
+        let io = |source| PlanError::Io { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(PlanError::NotAPlan);
+        }
+        let len = usize::try_from(metadata.len()).map_err(|_| PlanError::OutOfMemory(metadata.len()))?;
+        let mut bytes = AlignedBytes::try_zeroed(len).ok_or(PlanError::OutOfMemory(metadata.len()))?;
+        file.read_exact(bytes.as_mut_slice()).map_err(io)?;
+        Ok(Data::Owned(bytes))
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Data::Mapped(map) => map,
@@ -44,18 +78,7 @@ impl Plan {
     /// # Errors
     /// Those of the file system, and everything that can be wrong with a plan but damaged blobs.
     pub fn open(path: &Path) -> Result<Plan, PlanError> {
-        let io = |source| PlanError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() < HEADER_LEN as u64 {
-            // Also keeps empty files, which cannot be mapped, away from the mapping.
-            return Plan::open_unmapped(path);
-        }
-        // SAFETY: the map is only read, as bytes, and what is read is validated before it is used. Another process that truncates the file
-        // while it is mapped makes reads fail with SIGBUS, and one that rewrites it in place changes the bytes under us: the documentation
-        // of this function asks the caller to exclude both, and offers `open_unmapped` where that is not possible.
-        #[allow(unsafe_code)]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Ok(Plan { path: Some(path.to_owned()), ..Plan::new(Data::Mapped(map))? })
+        Plan::open_with(path, &PlanOptions::default())
     }
 
     /// Reads a file into memory.
@@ -63,16 +86,16 @@ impl Plan {
     /// # Errors
     /// As [`Plan::open`].
     pub fn open_unmapped(path: &Path) -> Result<Plan, PlanError> {
-        let io = |source| PlanError::Io { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(PlanError::NotAPlan);
-        }
-        let len = usize::try_from(metadata.len()).map_err(|_| PlanError::OutOfMemory(metadata.len()))?;
-        let mut bytes = AlignedBytes::try_zeroed(len).ok_or(PlanError::OutOfMemory(metadata.len()))?;
-        file.read_exact(bytes.as_mut_slice()).map_err(io)?;
-        Ok(Plan { path: Some(path.to_owned()), ..Plan::new(Data::Owned(bytes))? })
+        Plan::open_with(path, &PlanOptions::default().with_no_mmap(true))
+    }
+
+    /// Opens a file as the options say.
+    ///
+    /// # Errors
+    /// As [`Plan::open`]; where a signature is required, that there is none that fits, and damaged blobs.
+    pub fn open_with(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError> {
+        let data = if options.no_mmap { Data::read(path)? } else { Data::map(path)? };
+        Ok(Plan { path: Some(path.to_owned()), ..Plan::new(data, Some(path), options)? })
     }
 
     /// A plan in memory: a `Vec<u8>`, or a `&'static [u8]` from `include_bytes!`. Static bytes aligned to 64 are used in place, others are
@@ -82,7 +105,9 @@ impl Plan {
     /// As [`Plan::open`].
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Plan, PlanError> {
         match bytes.into() {
-            Cow::Borrowed(bytes) if bytes.as_ptr().addr().is_multiple_of(ALIGN) => Plan::new(Data::Borrowed(bytes)),
+            Cow::Borrowed(bytes) if bytes.as_ptr().addr().is_multiple_of(ALIGN) => {
+                Plan::new(Data::Borrowed(bytes), None, &PlanOptions::default())
+            }
             bytes => Plan::copied(&bytes),
         }
     }
@@ -92,19 +117,34 @@ impl Plan {
     /// # Errors
     /// As [`Plan::open`].
     pub fn copied(bytes: &[u8]) -> Result<Plan, PlanError> {
+        Plan::copied_with(bytes, &PlanOptions::default())
+    }
+
+    /// As [`Plan::copied`], as far as the options are not about files. A signature that is required must be behind the plan.
+    ///
+    /// # Errors
+    /// As [`Plan::open_with`].
+    pub fn copied_with(bytes: &[u8], options: &PlanOptions) -> Result<Plan, PlanError> {
         // What is no plan is not worth a copy.
         Header::decode(bytes)?;
         let mut copy = AlignedBytes::try_zeroed(bytes.len()).ok_or(PlanError::OutOfMemory(bytes.len() as u64))?;
         copy.as_mut_slice().copy_from_slice(bytes);
-        Plan::new(Data::Owned(copy))
+        Plan::new(Data::Owned(copy), None, options)
     }
 
-    fn new(data: Data) -> Result<Plan, PlanError> {
+    /// `beside`: the file beside which a signature may lie.
+    #[cfg_attr(not(feature = "signatures"), allow(unused_variables))]
+    fn new(data: Data, beside: Option<&Path>, options: &PlanOptions) -> Result<Plan, PlanError> {
         let file = data.bytes();
-        let header = Header::decode(file)?;
+        let (header, header_bytes) = Header::decode(file)?;
+        #[cfg(feature = "signatures")]
+        let signer = match &options.signers {
+            Some(signers) => Some(signers.verify(header_bytes, &signatures(file, &header, beside)?)?),
+            None => None,
+        };
         let start = usize::try_from(header.manifest_offset).map_err(|_| PlanError::OutOfMemory(header.manifest_offset))?;
         // The header's check put the manifest inside the file.
-        let manifest = &file[start..];
+        let manifest = &file[start..start + header.manifest_len as usize];
         let digest = blake3::Hash::from_bytes(header.digest);
         if blake3::hash(manifest) != digest {
             return Err(PlanError::ManifestDigest);
@@ -112,7 +152,23 @@ impl Plan {
         let manifest: Manifest = rmp_serde::from_slice(manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
         validate(&manifest, header.manifest_offset)?;
         let intact = manifest.blobs.iter().map(|_| OnceLock::new()).collect();
-        Ok(Plan { data, manifest, digest, path: None, intact })
+        let plan = Plan {
+            data,
+            manifest,
+            digest,
+            path: None,
+            intact,
+            #[cfg(feature = "signatures")]
+            signer,
+        };
+        #[cfg(feature = "signatures")]
+        if let Some(signer) = signer {
+            plan.check()?;
+            if !plan.padding_is_zero() {
+                return Err(PlanError::BadSignature(signer));
+            }
+        }
+        Ok(plan)
     }
 
     /// What the plan says.
@@ -157,6 +213,63 @@ impl Plan {
     pub fn check(&self) -> Result<(), PlanError> {
         (0..self.intact.len()).try_for_each(|i| self.blob(BlobId(i as u32)).map(|_| ()))
     }
+}
+
+#[cfg(feature = "signatures")]
+impl Plan {
+    /// Who signed the plan, where it was opened with [`Signers`](super::signature::Signers).
+    pub fn signer(&self) -> Option<PublicKey> {
+        self.signer
+    }
+
+    /// Signs a plan, all of which is checked first.
+    ///
+    /// # Errors
+    /// Damaged blobs, and bytes between blobs that a compiler would not have written.
+    pub fn sign(&self, key: &PrivateKey) -> Result<Signature, PlanError> {
+        self.check()?;
+        if !self.padding_is_zero() {
+            return Err(PlanError::invalid("padding", "it is not zero"));
+        }
+        let (_, header) = Header::decode(self.data.bytes())?;
+        Ok(Signature::new(header, key))
+    }
+
+    /// Writes the plan's file with this signature in the place of what signature it has.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_signed(&self, signature: &Signature, out: &mut dyn Write) -> io::Result<()> {
+        let file = self.data.bytes();
+        let (header, _) = Header::decode(file).map_err(io::Error::other)?;
+        out.write_all(&file[..header.file_end()])?;
+        out.write_all(&signature.to_bytes())
+    }
+
+    /// Whether there is nothing in what is neither header, blob nor manifest.
+    fn padding_is_zero(&self) -> bool {
+        let file = self.data.bytes();
+        // Validation put every blob behind the header and before the manifest.
+        let mut blobs: Vec<(usize, usize)> =
+            self.manifest.blobs.iter().map(|b| (b.offset as usize, (b.offset + b.len) as usize)).collect();
+        blobs.sort_unstable();
+        let Ok((header, _)) = Header::decode(file) else { return false };
+        blobs.push((header.manifest_offset as usize, file.len()));
+        let mut end = HEADER_LEN;
+        blobs.into_iter().all(|(start, stop)| {
+            let zero = file.get(end..start).is_none_or(|padding| padding.iter().all(|&b| b == 0));
+            end = end.max(stop);
+            zero
+        })
+    }
+}
+
+/// The signatures that come with a file: the one behind the plan, then the one beside the file.
+#[cfg(feature = "signatures")]
+fn signatures(file: &[u8], header: &Header, beside: Option<&Path>) -> Result<Vec<Signature>, PlanError> {
+    let behind = Signature::decode(&file[header.file_end()..]);
+    let beside = beside.map(Signature::read_beside).transpose()?.flatten();
+    Ok(behind.into_iter().chain(beside).collect())
 }
 
 impl std::fmt::Debug for Plan {

@@ -57,7 +57,7 @@ struct Worst {
 /// # Errors
 /// [`ToolError::Differs`] where a launch's results differ by more than the limit, and everything that can go wrong with the plan.
 pub fn check(options: &CheckOptions, out: &mut dyn Write) -> Result<(), ToolError> {
-    let plan = Arc::new(open_plan(&options.target.plan)?);
+    let plan = Arc::new(open_plan(&options.target.plan, &options.target.opening)?);
     let cuda = plan.manifest().cuda.as_ref().ok_or(SessionError::NotForCuda)?;
     let asked = options.target.options.variant.as_deref();
     let mut count = 0;

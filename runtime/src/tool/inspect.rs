@@ -14,13 +14,15 @@ use serde_json::{Value as Json, json};
 use super::names::shortened;
 use super::{ToolError, open_plan};
 use crate::plan::manifest::{Expanded, Manifest, Program, Step, Storage, ValueId};
-use crate::plan::{FORMAT_VERSION, Plan};
+use crate::plan::{FORMAT_VERSION, Plan, PlanOptions};
 
 /// What to show.
 #[derive(Clone, Debug, Default)]
 pub struct InspectOptions {
     /// The plan's file.
     pub plan: PathBuf,
+    /// How it is opened.
+    pub opening: PlanOptions,
     /// Check every blob against its digest.
     pub check: bool,
     /// List the launches of the CUDA program one by one, and the model's nodes with what they went into.
@@ -34,7 +36,7 @@ pub struct InspectOptions {
 /// # Errors
 /// A plan that is not valid; with `check`, damaged blobs.
 pub fn inspect(options: &InspectOptions, out: &mut dyn Write) -> Result<(), ToolError> {
-    let plan = open_plan(&options.plan)?;
+    let plan = open_plan(&options.plan, &options.opening)?;
     if options.check {
         plan.check().map_err(|source| ToolError::Plan { path: options.plan.clone(), source })?;
     }
@@ -67,6 +69,7 @@ pub fn describe(plan: &Plan, checked: bool) -> Json {
         "size": plan.size(),
         "constant_bytes": constant_bytes(m),
         "checked": checked,
+        "signer": plan.signer().map(|key| key.to_string()),
         "provenance": m.provenance,
         "symbols": m.symbols,
         "inputs": m.program.inputs.iter().map(name).collect::<Vec<_>>(),
@@ -140,6 +143,9 @@ pub fn text(plan: &Plan, checked: bool, steps: bool, out: &mut dyn Write) -> Res
     let m = plan.manifest();
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     writeln!(out, "format {FORMAT_VERSION}, {:.2} MiB of which constants {:.2} MiB", mib(plan.size()), mib(constant_bytes(m)))?;
+    if let Some(signer) = plan.signer() {
+        writeln!(out, "signed by {signer}")?;
+    }
     writeln!(out, "made by {} from model {}", m.provenance.producer, m.provenance.model_digest)?;
     if !m.provenance.options.is_empty() {
         writeln!(out, "options {}", m.provenance.options.join(" "))?;

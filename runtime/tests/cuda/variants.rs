@@ -128,7 +128,12 @@ fn timings_are_for_the_machine_that_gave_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("timings");
     let cuda = options(&folder.path().join("cache"), Tuning::default());
-    let target = Target { plan: case.path.clone(), device: Device::Cuda(0), options: SessionOptions::default().with_cuda(cuda) };
+    let target = Target {
+        plan: case.path.clone(),
+        device: Device::Cuda(0),
+        options: SessionOptions::default().with_cuda(cuda),
+        ..Target::default()
+    };
     let mut out = Vec::new();
     tune(&TuneOptions { target, shapes: Vec::new(), timings: Some(path.clone()) }, &mut out).unwrap();
     println!("{}", String::from_utf8(out).unwrap());
