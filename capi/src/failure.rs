@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use sliderun::plan::PlanError;
 use sliderun::session::SessionError;
@@ -18,7 +19,7 @@ pub enum Status {
     InvalidArgument = 1,
     /// A file that cannot be read.
     Io = 2,
-    /// A file or memory that holds no valid plan, one of another format version, or damaged data.
+    /// A file or memory that holds no valid plan, one of another format version, damaged data, or no signature where one is required.
     BadPlan = 3,
     /// A device that is not there, that this build or the plan does not support, or that failed.
     Device = 4,
@@ -45,6 +46,15 @@ impl Failure {
 
     pub fn argument(message: impl Into<String>) -> Failure {
         Failure::new(Status::InvalidArgument, message)
+    }
+}
+
+impl Failure {
+    /// Why a plan's file could not be opened; says which.
+    pub fn of_file(path: &Path, error: PlanError) -> Failure {
+        let names_it = matches!(error, PlanError::Io { .. });
+        let message = if names_it { error.to_string() } else { format!("{}: {error}", path.display()) };
+        Failure::new(plan_status(&error), message)
     }
 }
 

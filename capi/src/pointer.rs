@@ -38,6 +38,21 @@ pub(crate) unsafe fn store<T>(pointer: *mut T, value: T, what: &str) -> Result<(
     Ok(())
 }
 
+/// A struct of options, whose first field is its size as the caller's header has it.
+///
+/// # Safety
+/// `options` points to a struct that begins with a `usize` and is as large as that says.
+pub(crate) unsafe fn sized<T: Copy>(options: *const T) -> Result<T, Failure> {
+    // SAFETY: as the caller promises: at least the size is there.
+    let size = unsafe { options.cast::<usize>().read() };
+    if size != size_of::<T>() {
+        let message = format!("struct_size is {size} where this library has options of {} bytes", size_of::<T>());
+        return Err(Failure::argument(format!("{message}: header and library are of different versions, or it was not set")));
+    }
+    // SAFETY: as the caller promises, of the size that it says.
+    Ok(unsafe { options.read() })
+}
+
 /// `len` things behind each other; the pointer may be null where there are none.
 ///
 /// # Safety

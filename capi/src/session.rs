@@ -35,14 +35,8 @@ unsafe fn options(options: *const Options) -> Result<SessionOptions, Failure> {
     if options.is_null() {
         return Ok(SessionOptions::default());
     }
-    // SAFETY: as the caller promises: at least the size is there.
-    let size = unsafe { options.cast::<usize>().read() };
-    if size != size_of::<Options>() {
-        let message = format!("struct_size is {size} where this library has options of {} bytes", size_of::<Options>());
-        return Err(Failure::argument(format!("{message}: header and library are of different versions, or it was not set")));
-    }
-    // SAFETY: as the caller promises, of the size that it says.
-    let given = unsafe { options.read() };
+    // SAFETY: as the caller promises.
+    let given = unsafe { pointer::sized(options) }?;
     let mut made = SessionOptions::default()
         .with_threads((given.threads > 0).then_some(given.threads))
         .with_memory_limit((given.memory_limit > 0).then_some(given.memory_limit));

@@ -116,6 +116,59 @@ fn plans_come_from_files_and_from_memory_and_bad_ones_are_refused() {
 }
 
 #[test]
+fn a_plan_that_must_be_signed_is_refused_without_the_signature() {
+    use sliderun::plan::signature::PrivateKey;
+    let [owner, other] = [1, 2].map(|seed| PrivateKey::from_seed([seed; 32]).unwrap());
+    let read = sliderun::plan::Plan::copied(PLAN).unwrap();
+    let signed_by = |key| {
+        let mut out = Vec::new();
+        read.write_signed(&read.sign(key).unwrap(), &mut out).unwrap();
+        out
+    };
+    let keys = CString::new(owner.public().to_pem()).unwrap();
+    let options = PlanOptions { struct_size: size_of::<PlanOptions>(), no_mmap: 0, signers: keys.as_ptr() };
+    let folder = std::env::temp_dir().join(format!("sliderun-c-signed-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("m.slide");
+    let path = CString::new(file.to_str().unwrap()).unwrap();
+    let mut plan = null_mut();
+    for (bytes, said) in [
+        (PLAN.to_vec(), "the plan is not signed"),
+        (signed_by(&other), "which is none of those that are accepted"),
+        (signed_by(&owner), ""),
+    ] {
+        std::fs::write(&file, &bytes).unwrap();
+        // SAFETY: valid pointers.
+        unsafe {
+            for options in [options, PlanOptions { no_mmap: 1, ..options }] {
+                let opened = sliderun_plan_open_with(path.as_ptr(), &options, &mut plan);
+                if said.is_empty() {
+                    assert_eq!(opened, Status::Ok, "{}", last_error());
+                } else {
+                    fails(opened, Status::BadPlan, said);
+                    assert!(last_error().contains("m.slide: ") && plan.is_null(), "{}", last_error());
+                }
+                sliderun_plan_free(plan);
+            }
+            let opened = sliderun_plan_from_bytes_with(bytes.as_ptr().cast(), bytes.len(), &options, &mut plan);
+            assert_eq!(opened, if said.is_empty() { Status::Ok } else { Status::BadPlan });
+            sliderun_plan_free(plan);
+            assert_eq!(sliderun_plan_open_with(path.as_ptr(), null(), &mut plan), Status::Ok, "none is required");
+            sliderun_plan_free(plan);
+        }
+    }
+    for (wrong, said) in [
+        (PlanOptions { struct_size: 8, ..options }, "struct_size is 8"),
+        (PlanOptions { no_mmap: 2, ..options }, "no_mmap is 2"),
+        (PlanOptions { signers: c"none".as_ptr(), ..options }, "signers: no public Ed25519 key"),
+    ] {
+        // SAFETY: valid pointers.
+        fails(unsafe { sliderun_plan_open_with(path.as_ptr(), &wrong, &mut plan) }, Status::InvalidArgument, said);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn sessions_take_devices_and_options_that_exist() {
     let (mut plan, mut session) = (null_mut(), null_mut());
     // SAFETY: valid pointers, or null where that is refused.

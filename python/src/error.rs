@@ -1,5 +1,7 @@
 //! Exceptions.
 
+use std::path::Path;
+
 use pyo3::PyErr;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
@@ -23,6 +25,15 @@ pub fn of_plan(error: sliderun::plan::PlanError) -> PyErr {
         },
         E::OutOfMemory(_) => PyMemoryError::new_err(error.to_string()),
         _ => PlanError::new_err(error.to_string()),
+    }
+}
+
+/// As [`of_plan`], of a plan's file, which the message names.
+pub fn of_plan_file(path: &Path, error: sliderun::plan::PlanError) -> PyErr {
+    use sliderun::plan::PlanError as E;
+    match &error {
+        E::Io { .. } | E::OutOfMemory(_) => of_plan(error),
+        _ => PlanError::new_err(format!("{}: {error}", path.display())),
     }
 }
 

@@ -1,5 +1,6 @@
-"""The package against a plan whose results are known: python test_sliderun.py perceptron.slide
+"""The package against a plan whose results are known: python test_sliderun.py perceptron.slide [owner.key.pub signed.slide]
 
+The last two are a public key and the plan signed with it, as `slidec keygen` and `slidec sign` make them.
 hidden = relu(x·w1 + b), y = hidden·w2 for x: f32[batch, 4], batch in 1..64: the runtime's example `perceptron`.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 import sliderun
 
 PLAN = Path(sys.argv.pop(1)) if len(sys.argv) > 1 else Path(__file__).parents[2] / "runtime/examples/perceptron.slide"
+SIGNED = [Path(sys.argv.pop(1)), Path(sys.argv.pop(1))] if len(sys.argv) > 2 else None
 W1 = np.array([[1, 0, -1], [0, 2, 0.5], [1, 1, 1], [-2, 0, 1]], np.float64)
 B = np.array([0.5, -1, 0])
 W2 = np.array([[1, 2], [-1, 1], [0.5, 0.25]], np.float64)
@@ -184,6 +186,24 @@ class Plans(unittest.TestCase):
             sliderun.Plan.from_bytes(bytes(data)).check()
         with self.assertRaises(FileNotFoundError):
             sliderun.Session("/nowhere/m.slide")
+
+
+    @unittest.skipUnless(SIGNED, "no signed plan was given")
+    def test_signatures_are_required_where_signers_are_given(self):
+        owner, signed = SIGNED[0].read_text(), SIGNED[1]
+        for plan in [
+            sliderun.Plan.open(signed, signers=owner),
+            sliderun.Plan.open(signed, mmap=False, signers=owner),
+            sliderun.Plan.from_bytes(signed.read_bytes(), signers=owner),
+        ]:
+            self.assertRegex(plan.signer, "^[0-9a-f]{64}$")
+        self.assertIsNone(sliderun.Plan.open(signed).signer)
+        with self.assertRaisesRegex(sliderun.PlanError, f"{PLAN.name}: the plan is not signed"):
+            sliderun.Plan.open(PLAN, signers=owner)
+        with self.assertRaisesRegex(sliderun.PlanError, "not signed"):
+            sliderun.Plan.from_bytes(PLAN.read_bytes(), signers=owner)
+        with self.assertRaisesRegex(ValueError, "signers: no public Ed25519 key"):
+            sliderun.Plan.open(signed, signers="none")
 
 
 class Stubs(unittest.TestCase):

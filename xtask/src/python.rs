@@ -61,7 +61,11 @@ pub fn test(environment: &Path) -> Result<()> {
     let wheel = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", "--find-links"];
     shell::run(python(environment).args(wheel).arg(&wheels).arg("sliderun"))?;
     let perceptron = root().join("runtime/examples/perceptron.slide");
-    shell::run(python(environment).arg(root().join("python/tests/test_sliderun.py")).arg(perceptron))?;
+    let [key, signed] = ["owner.key", "signed.slide"].map(|name| wheels.join(name));
+    shell::run(command(binary("slidec")).arg("keygen").arg(&key))?;
+    shell::run(command(binary("slidec")).arg("sign").arg(&perceptron).arg("--key").arg(&key).arg("-o").arg(&signed))?;
+    let tests = root().join("python/tests/test_sliderun.py");
+    shell::run(python(environment).arg(tests).arg(perceptron).arg(wheels.join("owner.key.pub")).arg(signed))?;
 
     let plan = cache().join("wheels/bert_layer.slide");
     shell::run(command(binary("slidec")).args(["compile", MODEL, "-o"]).arg(&plan))?;
