@@ -136,6 +136,8 @@ pub struct Compiled {
     pub reports: Vec<PassReport>,
     /// How long each stage took.
     pub timings: Vec<Timing>,
+    /// What went wrong without changing the plan, as a cache that could not be written.
+    pub warnings: Vec<String>,
     /// Size of the model in bytes, external data included.
     pub model_bytes: u64,
     started: Instant,
@@ -263,9 +265,10 @@ fn compile_from(
     let source = cuda_graph.zip(on).map(lower_for).transpose()?;
     clock.lap(Stage::Lower);
     reports.extend(lowered.manifest.cuda.as_ref().map(not_fused));
+    let mut warnings = Vec::new();
     if let Some(source) = source {
         observer.stage(Stage::Kernels);
-        add_cubins(&mut lowered, &source, &architectures)?;
+        warnings = add_cubins(&mut lowered, &source, &architectures)?;
         clock.lap(Stage::Kernels);
     }
     Ok(Compiled {
@@ -276,6 +279,7 @@ fn compile_from(
         budget: found,
         reports,
         timings: clock.timings,
+        warnings,
         model_bytes: model_bytes(model),
         started: clock.started,
     })
@@ -290,8 +294,8 @@ fn not_fused(cuda: &CudaPlan) -> PassReport {
     report
 }
 
-/// Compiles a plan's kernels for each architecture and adds the cubins.
-fn add_cubins(lowered: &mut Lowered, source: &str, architectures: &[Architecture]) -> Result<(), CompileError> {
+/// Compiles a plan's kernels for each architecture and adds the cubins; gives what the user should know.
+fn add_cubins(lowered: &mut Lowered, source: &str, architectures: &[Architecture]) -> Result<Vec<String>, CompileError> {
     let compiler = slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env())?;
     for &architecture in architectures {
         let cubin = lowered.writer.add_blob(bytes::Bytes::from(compiler.compile(source, architecture)?));
@@ -299,7 +303,7 @@ fn add_cubins(lowered: &mut Lowered, source: &str, architectures: &[Architecture
             cuda.modules.push(Module { architecture, cubin });
         }
     }
-    Ok(())
+    Ok(compiler.warnings())
 }
 
 struct Clock {

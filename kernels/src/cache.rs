@@ -1,6 +1,5 @@
 //! Cubins kept on disk between compilations.
 
-use std::io;
 use std::path::PathBuf;
 
 use sliderun::disk_cache::{DiskCache, environment};
@@ -61,9 +60,14 @@ impl Cache {
         self.0.get(KIND, &key.0.to_hex())
     }
 
-    /// Keeps a cubin.
-    pub(crate) fn put(&self, key: &Key, cubin: &[u8]) -> io::Result<()> {
-        self.0.put(KIND, &key.0.to_hex(), cubin)
+    /// Keeps a cubin, if that is possible.
+    pub(crate) fn keep(&self, key: &Key, cubin: &[u8]) {
+        self.0.keep(KIND, &key.0.to_hex(), cubin);
+    }
+
+    /// What could not be read or written so far.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.0.troubles()
     }
 }
 
@@ -98,7 +102,7 @@ mod tests {
         let cache = Cache::new(root.path().join("a/b"));
         let key = Key::new("source", &[], &[], (13, 0));
         assert_eq!(cache.get(&key), None);
-        cache.put(&key, b"cubin").unwrap();
+        cache.keep(&key, b"cubin");
         assert_eq!(cache.get(&key).as_deref(), Some(b"cubin".as_slice()));
         let path = cache.0.path(KIND, &key.0.to_hex());
         let whole = fs::read(&path).unwrap();
@@ -108,7 +112,7 @@ mod tests {
             fs::write(&path, entry).unwrap();
             assert_eq!(cache.get(&key), None);
         }
-        cache.put(&key, b"cubin").unwrap();
+        cache.keep(&key, b"cubin");
         assert_eq!(cache.get(&key).as_deref(), Some(b"cubin".as_slice()));
     }
 

@@ -54,6 +54,11 @@ impl Compiler {
         self.version
     }
 
+    /// What the cache could not read or write so far: it costs time and nothing else.
+    pub fn warnings(&self) -> Vec<String> {
+        self.cache.as_ref().map(Cache::troubles).unwrap_or_default()
+    }
+
     /// Compiles a CUDA C++ source, which may include the registered headers and CUDA's own, to a cubin. The same source gives the same
     /// bytes.
     ///
@@ -66,8 +71,7 @@ impl Compiler {
         }
         let cubin = self.translate(source, architecture, Output::Cubin)?;
         if let Some(cache) = &self.cache {
-            // A cache that cannot be written costs time and nothing else.
-            let _ = cache.put(&key, &cubin);
+            cache.keep(&key, &cubin);
         }
         Ok(cubin)
     }

@@ -1,9 +1,10 @@
 //! Results that are worth keeping from one process to the next, each in a small file of its own.
 //!
 //! A file begins with three lines of text: what it is, its key, and the BLAKE3 digest of the rest, which is what is kept. It appears only
-//! when it is complete. One that is damaged, or that another program put there, counts as absent and is written anew. Files may be removed at
-//! any time; nothing here removes them. The folder is trusted like the plans are: whoever may write there can make a GPU compute something
-//! else.
+//! when it is complete. One that is damaged, or that another program put there, counts as absent and is written anew. Any number of processes may
+//! use a folder at once: each reads what one of them has written whole. Files may be removed at any time; nothing here removes them. A cache that
+//! cannot be read or written, as on a full disk, is one less and no failure: [`DiskCache::troubles`] tells. The folder is trusted like the plans
+//! are: whoever may write there can make a GPU compute something else.
 //!
 //! Must not know: what is kept, and when it is out of date: that is in the keys.
 
@@ -11,6 +12,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::atomic_file::write_atomically;
 
@@ -22,16 +24,20 @@ pub fn environment(name: &str) -> Option<PathBuf> {
     env::var_os(name).map(PathBuf::from)
 }
 
+/// Most troubles that are told.
+const MAX_TROUBLES: usize = 16;
+
 /// A folder with results that are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct DiskCache {
     folder: PathBuf,
+    troubles: Arc<Mutex<Vec<String>>>,
 }
 
 impl DiskCache {
     /// In this folder, which is made when the first result is kept.
     pub fn new(folder: impl Into<PathBuf>) -> DiskCache {
-        DiskCache { folder: folder.into() }
+        DiskCache { folder: folder.into(), troubles: Arc::default() }
     }
 
     /// In the folder that the environment says: `SLIDERUN_CACHE`, or `sliderun` in `XDG_CACHE_HOME`, or in `~/.cache`. None without any of
@@ -67,16 +73,45 @@ impl DiskCache {
 
     /// What is kept under a key, a line of text; none when there is nothing, or nothing whole.
     pub fn get(&self, kind: &str, key: &str) -> Option<Vec<u8>> {
-        let mut file = fs::read(self.path(kind, key)).ok()?;
-        let mut lines = file.splitn(4, |&b| b == b'\n');
-        let mut line = || lines.next();
-        let (magic, found, digest, kept) = (line()?, line()?, line()?, line()?);
-        let whole = magic == MAGIC.as_bytes() && found == key.as_bytes() && digest == blake3::hash(kept).to_hex().as_bytes();
-        let start = file.len() - kept.len();
-        whole.then(|| {
-            file.drain(..start);
-            file
-        })
+        let path = self.path(kind, key);
+        let mut file = match fs::read(&path) {
+            Ok(file) => file,
+            Err(e) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    self.trouble(format!("the cache {} cannot be read ({e}): it is not used", self.folder.display()));
+                }
+                return None;
+            }
+        };
+        match kept(&file, key) {
+            Some(len) => {
+                file.drain(..file.len() - len);
+                Some(file)
+            }
+            None => {
+                self.trouble(format!("{} is damaged or of another program: it is not used, and replaced", path.display()));
+                None
+            }
+        }
+    }
+
+    /// As [`DiskCache::put`]; what cannot be written is a [trouble](DiskCache::troubles) and no failure.
+    pub fn keep(&self, kind: &str, key: &str, kept: &[u8]) {
+        if let Err(e) = self.put(kind, key, kept) {
+            self.trouble(format!("the cache {} cannot be written ({e}): nothing is kept for next time", self.folder.display()));
+        }
+    }
+
+    /// What this cache and its clones could not read or write so far, each once.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn trouble(&self, what: String) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.len() < MAX_TROUBLES && !troubles.contains(&what) {
+            troubles.push(what);
+        }
     }
 
     /// Keeps something under a key, a line of text.
@@ -96,45 +131,14 @@ impl DiskCache {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_whole_or_of_another_key_is_absent() {
-        let root = tempfile::tempdir().unwrap();
-        let cache = DiskCache::new(root.path().join("a/b"));
-        assert_eq!(cache.get("kind", "key"), None);
-        cache.put("kind", "key", b"line\nline\n\0").unwrap();
-        assert_eq!(cache.get("kind", "key").as_deref(), Some(b"line\nline\n\0".as_slice()));
-        assert_eq!((cache.get("kind", "other"), cache.get("other", "key")), (None, None));
-        let path = cache.path("kind", "key");
-        let whole = fs::read(&path).unwrap();
-        let mut flipped = whole.clone();
-        *flipped.last_mut().unwrap() ^= 1;
-        for bad in [&whole[..whole.len() - 1], &whole[..20], &whole[1..], &[], &flipped] {
-            fs::write(&path, bad).unwrap();
-            assert_eq!(cache.get("kind", "key"), None);
-        }
-        // A file that belongs under another name.
-        fs::write(cache.path("kind", "other"), &whole).unwrap();
-        assert_eq!(cache.get("kind", "other"), None);
-        cache.put("kind", "key", b"").unwrap();
-        assert_eq!(cache.get("kind", "key").as_deref(), Some(b"".as_slice()));
-        assert!(cache.put("kind", "a\nb", b"").is_err());
-    }
-
-    #[test]
-    fn the_environment_says_where() {
-        let folder = |variables: &[(&str, &str)]| {
-            let variable = |name: &str| variables.iter().find(|v| v.0 == name).map(|v| PathBuf::from(v.1));
-            DiskCache::of("SLIDERUN_CACHE", "sliderun", variable).map(|c| c.folder.display().to_string())
-        };
-        let (own, xdg, home) = (("SLIDERUN_CACHE", "here"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h"));
-        assert_eq!(folder(&[own, xdg, home]).as_deref(), Some("here"));
-        assert_eq!(folder(&[xdg, home]).as_deref(), Some("/x/sliderun"));
-        assert_eq!(folder(&[("XDG_CACHE_HOME", "x"), home]).as_deref(), Some("/h/.cache/sliderun"));
-        assert_eq!(folder(&[("SLIDERUN_CACHE", ""), home]), None);
-        assert_eq!(folder(&[]), None);
-    }
+/// How many bytes at the end of a file are what was kept under this key; none when it is not whole.
+fn kept(file: &[u8], key: &str) -> Option<usize> {
+    let mut lines = file.splitn(4, |&b| b == b'\n');
+    let mut line = || lines.next();
+    let (magic, found, digest, kept) = (line()?, line()?, line()?, line()?);
+    let whole = magic == MAGIC.as_bytes() && found == key.as_bytes() && digest == blake3::hash(kept).to_hex().as_bytes();
+    whole.then_some(kept.len())
 }
+
+#[cfg(test)]
+mod tests;

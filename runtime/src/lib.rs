@@ -45,6 +45,10 @@
 
 #![deny(missing_docs)]
 
+// The fuzz targets, which name the crate, are among its tests.
+#[cfg(test)]
+extern crate self as sliderun;
+
 pub mod atomic_file;
 pub mod cpu;
 #[cfg(feature = "cuda")]

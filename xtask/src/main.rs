@@ -3,8 +3,10 @@
 //! Needs Rust and Python 3 with pip, nothing else. What is optional is used when it is there and skipped with a printed reason.
 
 mod bench;
+mod checks;
 mod demo;
 mod fidelity;
+mod fuzz;
 mod gpu_bench;
 mod gpu_folder;
 mod gpu_test;
@@ -40,6 +42,8 @@ enum Task {
     ServeBench(serving::Options),
     /// Weigh a small program that embeds the runtime, and list what it depends on; fails past their limits.
     Size,
+    /// Run the fuzz targets on mutated seeds, without a fuzzer; 50 million times unless told otherwise.
+    Fuzz(fuzz::Options),
     /// What pruning and quantization cost: embeddings, maps and labelled digits, for every pattern, method and precision.
     Fidelity(fidelity::Options),
     /// A folder of programs, models and plans that tests them on a GPU machine without Rust and network.
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::ServeBench(options) => serving::bench(&options),
         Task::Size => size::run(),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Fidelity(options) => fidelity::run(&options),
         Task::GpuTest(options) => gpu_test::run(&options),
         Task::GpuBench(options) => gpu_bench::run(&options),

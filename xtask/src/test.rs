@@ -1,5 +1,6 @@
 //! `cargo xtask test`: format, lints, all tests, those of the C and Python packages and of the service, and the GPU benchmark as far as it goes without a GPU.
 
+use crate::checks;
 use crate::gpu_bench;
 use crate::packages;
 use crate::python;
@@ -13,6 +14,7 @@ pub fn run() -> Result<()> {
     shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     packages::fetch_all()?;
     size::dependencies()?;
+    checks::dependencies()?;
     let cuda = packages::cuda()?;
     let environment = python::environment()?;
     let path = environment.as_deref().map(python::path).transpose()?;
@@ -35,6 +37,7 @@ pub fn run() -> Result<()> {
         shell::run(cargo().args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]))?;
     }
     shell::run(cargo().args(["test", "--workspace", "--doc"]))?;
+    checks::miri()?;
     if let Some(environment) = &environment {
         python::test(environment)?;
     }

@@ -212,6 +212,10 @@ impl Compile {
             write_report(path, &report)?;
         }
         spinner.stop();
+        for warning in &compiled.warnings {
+            // The plan is good, also where nobody hears of the cache.
+            let _ = writeln!(io::stderr(), "warning: {warning}");
+        }
         if self.verbose {
             // Logging goes on without a reader.
             let _ = log_passes(&mut io::stderr().lock(), &compiled.reports);

@@ -33,10 +33,12 @@ impl DimOp {
     /// Bounds of the result from those of the operands.
     pub(super) fn interval(self, a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
         const ANY: (i64, i64) = (i64::MIN, i64::MAX);
-        // A quotient towards an operand without a bound has none either.
-        let div = |x: i64, y: i64| if x == i64::MIN || x == i64::MAX { Some(x) } else { DimOp::Div.apply(x, y) };
+        // A quotient has no bound where the dividend has none on that side.
+        let div = |x: i64, y: i64, none: i64| if x == none { Some(none) } else { DimOp::Div.apply(x, y) };
+        let (least, most) = ANY;
         match self {
-            DimOp::Div if b.0 > 0 => match [div(a.0, b.0), div(a.0, b.1), div(a.1, b.0), div(a.1, b.1)] {
+            DimOp::Div if b.0 > 0 => match [div(a.0, b.0, least), div(a.0, b.1, least), div(a.1, b.0, most), div(a.1, b.1, most)]
+            {
                 [Some(p), Some(q), Some(r), Some(s)] => (p.min(q), r.max(s)),
                 _ => ANY,
             },

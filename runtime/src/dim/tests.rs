@@ -62,6 +62,17 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// What stands for "no bound" on one side is a value like any other on the other side.
+#[test]
+fn bounds_hold_at_the_ends_of_the_range() {
+    for (text, value) in [("div(n,16)", i64::MAX), ("div(n,16)", i64::MIN), ("n-1", i64::MAX), ("max(n,0)", i64::MAX)] {
+        let d: Dim = text.parse().unwrap();
+        let v = d.eval(&[("n".to_owned(), value)].into()).unwrap();
+        let (low, high) = d.bounds(&|_| Some((value, value)));
+        assert!(low.is_none_or(|low| low <= v) && high.is_none_or(|high| v <= high), "{text}: {v} not in {low:?}..{high:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn text_round_trips(text in expression()) {

@@ -26,6 +26,9 @@ use crate::plan::PlanWriter;
 use crate::plan::manifest::{Manifest, Output, Program, Storage, SymbolRange, ValueId};
 use crate::plan::tests::{dim, step, two_products, value, with_manifest};
 use crate::sparse::KLayout;
+use fuzz::targets::run_plan;
+
+mod fuzz;
 
 /// At least one use of every operator, on operands given as types. `n` and `m` are symbols.
 fn operators() -> Vec<(Op, &'static str)> {
@@ -229,19 +232,7 @@ fn run_made_up(file: &[u8], mutations: &[(usize, usize)], repaired: bool, option
         repair(&mut manifest);
     }
     let Ok(plan) = Plan::from_bytes(with_manifest(file, &manifest)) else { return };
-    let options = SessionOptions { threads: Some(1), memory_limit: Some(1 << 20), ..options };
-    let Ok(session) = Session::new(Arc::new(plan), Device::Cpu, options) else { return };
-    let symbols: Bindings = session.symbols().iter().map(|s| (s.name.clone(), 2.clamp(s.min, s.max))).collect();
-    let Ok(size) = session.arena_size(&symbols) else { return };
-    assert!(size.bytes <= 1 << 20 && size.lower_bound <= size.bytes);
-    let small = |p: &Port| p.ty.elements().eval(&symbols).is_ok_and(|n| n < 1 << 20);
-    if !session.inputs().iter().all(small) {
-        return;
-    }
-    let Ok(tensors) = crate::tool::random::inputs(session.inputs(), &symbols, 1) else { return };
-    let views: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
-    // Either way is fine.
-    let _ = session.run(&views);
+    run_plan(plan, options);
 }
 
 #[test]

@@ -180,10 +180,9 @@ impl Plans {
         Some((algorithm, choice))
     }
 
-    /// A cache that cannot be written is one less, not a failure.
     fn remember(&self, key: &str, choice: &ProductChoice) {
         if let Some(cache) = &self.cache {
-            let _ = cache.put(KIND, key, choice.text().as_bytes());
+            cache.keep(KIND, key, choice.text().as_bytes());
         }
     }
 

@@ -156,8 +156,7 @@ impl Variants {
             micros: times.iter().map(|(name, time)| (name.clone(), time.as_secs_f64() * 1e6)).collect(),
         };
         if let (Some(cache), Ok(text)) = (self.base.plans.cache(), serde_json::to_vec(&kept)) {
-            // A cache that cannot be written is one less, not a failure.
-            let _ = cache.put(KIND, &self.key(rows), &text);
+            cache.keep(KIND, &self.key(rows), &text);
         }
         self.settle(rows, position, Because::Measured, times);
         fastest
@@ -186,6 +185,8 @@ impl Variants {
     pub fn report(&self) -> CudaReport {
         let (plans, choices) = self.base.plans.made_so_far();
         let name = |(position, _): &Ready| self.base.variant(*position).name.clone();
+        let mut warnings = lock(&self.warnings).clone();
+        warnings.extend(self.base.plans.cache().into_iter().flat_map(|cache| cache.troubles()));
         CudaReport {
             load: self.base.load_times(),
             weights: self.base.plans.weights(),
@@ -194,7 +195,7 @@ impl Variants {
             variants: lock(&self.ready).iter().map(name).collect(),
             variant_choices: lock(&self.chosen).values().cloned().collect(),
             constant_bytes: self.base.constant_bytes(),
-            warnings: lock(&self.warnings).clone(),
+            warnings,
         }
     }
 }

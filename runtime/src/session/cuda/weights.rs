@@ -70,8 +70,7 @@ fn make(
     let weight = SparseWeight::compress(library, (lifted.dtype(), n, k), dense.as_slice(), stream).map_err(fail)?;
     plans.count_weight(false);
     if let (Some(cache), Some(key)) = (plans.cache(), &key) {
-        // A cache that cannot be written is one less, not a failure.
-        let _ = cache.put(KIND, key, &weight.download(stream).map_err(fail)?);
+        cache.keep(KIND, key, &weight.download(stream).map_err(fail)?);
     }
     Ok(weight)
 }

@@ -1,0 +1,3 @@
+//! Fuzz targets of sliderun for libFuzzer; see README.md.
+
+pub mod targets;
