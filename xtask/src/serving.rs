@@ -1,4 +1,5 @@
-//! The service, which is a workspace of its own: its tests, Triton's client against it, and its load test.
+//! The service and the search page, which are a workspace of their own: their tests, Triton's client against the one, a browser against the
+//! other, and the load test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,11 +38,22 @@ fn target() -> PathBuf {
     root().join("target/serve")
 }
 
-/// Format, lints and tests of the service, and Triton's client against it. Needs `slidec` and `sliderun` beside the running program.
+/// Format, lints and tests, then the programs as they are used. Needs `slidec` and `sliderun` beside the running program.
 pub fn test() -> Result<()> {
-    shell::run(serve_cargo(&["fmt"]).arg("--check"))?;
+    let minilm = packages::minilm()?;
+    // The search page's program has its plan and its tokenizer inside.
+    let (searched, tokenizer) = (plan(&minilm, "6x8-int8")?, packages::TOKENIZER.fetch()?);
+    let serve_cargo = |arguments: &[&str]| {
+        let mut cargo = serve_cargo(arguments);
+        cargo.arg("--workspace").env("EDGE_PLAN", &searched).env("EDGE_TOKENIZER", &tokenizer);
+        cargo
+    };
+    shell::run(self::serve_cargo(&["fmt", "--all"]).arg("--check"))?;
     shell::run(serve_cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
     shell::run(&mut serve_cargo(&["test", "--no-fail-fast"]))?;
+    shell::run(&mut serve_cargo(&["build"]))?;
+    let page = ["tests/serving/test_search_page.py", "--folder", "samples/data", "--service"];
+    shell::run(command("python3").args(page).arg(target().join("debug/edge-service")))?;
     let python = match packages::python_packages("tritonclient", &CLIENT) {
         Ok(python) => python,
         Err(error) => {
@@ -49,8 +61,7 @@ pub fn test() -> Result<()> {
             return Ok(());
         }
     };
-    shell::run(&mut serve_cargo(&["build"]))?;
-    let plan = plan(&packages::minilm()?)?;
+    let plan = plan(&minilm, "dense-f32")?;
     let mut script = command("python3");
     script.env("PYTHONPATH", python).arg("tests/serving/test_tritonclient.py").arg("--plan").arg(plan);
     shell::run(script.arg("--serve").arg(target().join("debug/sliderun-serve")).arg("--sliderun").arg(binary("sliderun")))
@@ -61,7 +72,7 @@ pub fn bench(options: &Options) -> Result<()> {
     shell::run(cargo().args(["build", "--package", "slidec", "--bins"]))?;
     shell::run(cargo().args(["build", "--release", "--package", "sliderun"]))?;
     shell::run(serve_cargo(&["build", "--release"]).args(["--bins", "--examples"]))?;
-    let plan = plan(&packages::minilm()?)?;
+    let plan = plan(&packages::minilm()?, "dense-f32")?;
     for batch in [1, 2, 4, 8, 16, 32] {
         let shape = format!("batch_size={batch},sequence_length={}", options.tokens);
         let mut bench = command(root().join("target/release/sliderun"));
@@ -80,15 +91,15 @@ pub fn bench(options: &Options) -> Result<()> {
     shell::run(&mut load)
 }
 
-/// MiniLM-L3 as a dense f32 plan.
-fn plan(model: &Path) -> Result<PathBuf> {
-    let plan = cache().join("serving/minilm.slide");
-    std::fs::create_dir_all(cache().join("serving")).map_err(|e| format!("cannot create {}: {e}", plan.display()))?;
-    shell::run(command(binary("slidec")).arg("compile").arg(model).arg("-o").arg(&plan).args([
-        "--sparsity",
-        "dense",
-        "--precision",
-        "f32",
-    ]))?;
+/// A plan of MiniLM-L3: `dense-f32` or `6x8-int8`.
+fn plan(model: &Path, name: &str) -> Result<PathBuf> {
+    let folder = cache().join("serving");
+    std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    let plan = folder.join(format!("minilm-{name}.slide"));
+    let what: &[&str] = match name {
+        "6x8-int8" => &["--sparsity", "6:8", "--prune", "magnitude", "--precision", "int8"],
+        _ => &["--sparsity", "dense", "--precision", "f32"],
+    };
+    shell::run(command(binary("slidec")).arg("compile").arg(model).arg("-o").arg(&plan).args(what))?;
     Ok(plan)
 }
