@@ -25,6 +25,9 @@
 /* What sliderun_options begins as. */
 #define SLIDERUN_OPTIONS_DEFAULT { sizeof(sliderun_options), 0, 0, NULL }
 
+/* What sliderun_plan_options begins as. */
+#define SLIDERUN_PLAN_OPTIONS_DEFAULT { sizeof(sliderun_plan_options), 0, NULL }
+
 
 // Grows when a change of the header would break programs that were compiled with an earlier one.
 #define SLIDERUN_ABI_VERSION 1
@@ -44,7 +47,7 @@ enum sliderun_status
     SLIDERUN_STATUS_INVALID_ARGUMENT = 1,
     // A file that cannot be read.
     SLIDERUN_STATUS_IO = 2,
-    // A file or memory that holds no valid plan, one of another format version, or damaged data.
+    // A file or memory that holds no valid plan, one of another format version, damaged data, or no signature where one is required.
     SLIDERUN_STATUS_BAD_PLAN = 3,
     // A device that is not there, that this build or the plan does not support, or that failed.
     SLIDERUN_STATUS_DEVICE = 4,
@@ -124,6 +127,17 @@ typedef struct sliderun_tensor {
     // Size of `data`: exactly what element type and shape need.
     size_t bytes;
 } sliderun_tensor;
+
+// How a plan is opened. Begin with SLIDERUN_PLAN_OPTIONS_DEFAULT, so that programs still compile when there are more fields.
+typedef struct sliderun_plan_options {
+    // sizeof(sliderun_plan_options).
+    size_t struct_size;
+    // 1: a file is read into memory, 0: it is mapped.
+    uint32_t no_mmap;
+    // Public Ed25519 keys, as the text of a PEM file: a plan that none of them has signed is refused, and of one that is not, all data is
+    // checked. Null: no signature is required.
+    const char *signers;
+} sliderun_plan_options;
 
 // A tensor to be written; as sliderun_tensor otherwise. Its memory need not be initialised, and overlaps no other tensor of the call.
 typedef struct sliderun_tensor_mut {
@@ -210,8 +224,20 @@ sliderun_status sliderun_plan_open(const char *path,
 // As sliderun_plan_open, but reads the file into memory.
 sliderun_status sliderun_plan_open_unmapped(const char *path, struct sliderun_plan **plan);
 
+// As sliderun_plan_open, as `given` says; null for the defaults. A signature that is required may also lie beside the file, with .sig behind
+// its name. A file that somebody may rewrite should not be mapped where a signature is required: it could change after it was checked.
+sliderun_status sliderun_plan_open_with(const char *path,
+                                        const struct sliderun_plan_options *given,
+                                        struct sliderun_plan **plan);
+
 // A plan whose `len` bytes are copied: they may be freed when the call is back.
 sliderun_status sliderun_plan_from_bytes(const void *bytes, size_t len, struct sliderun_plan **plan);
+
+// As sliderun_plan_from_bytes, as `given` says; null for the defaults. A signature that is required must be behind the plan.
+sliderun_status sliderun_plan_from_bytes_with(const void *bytes,
+                                              size_t len,
+                                              const struct sliderun_plan_options *given,
+                                              struct sliderun_plan **plan);
 
 // A plan whose `len` bytes are used where they are: they must stay as they are until the plan and all its sessions are freed, as those of a
 // constant array do. Bytes that are not aligned to SLIDERUN_PLAN_ALIGNMENT are copied.

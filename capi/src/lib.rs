@@ -36,4 +36,6 @@ pub extern "C" fn sliderun_abi_version() -> u32 {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use sliderun::plan::signature::Signers;
 use sliderun::session::Device;
 
 use crate::batcher::queue::Limits;
@@ -58,6 +59,13 @@ pub struct Config {
     /// Sizes that extents are filled up to: seq=16,32,64. Powers of two unless given, for symbols whose inputs all have pad values
     #[arg(long, value_name = "SYMBOL=SIZES", value_parser = bucket)]
     pub bucket: Vec<(String, Vec<usize>)>,
+
+    /// Serve only plans that one of the public keys in this PEM file has signed
+    #[arg(long, value_name = "KEY.pub", value_parser = signers)]
+    pub require_signature: Option<Signers>,
+    /// Read plans into memory; their files, otherwise mapped, may then be shortened and rewritten
+    #[arg(long)]
+    pub no_mmap: bool,
 
     /// Most bytes of a request
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = positive)]
@@ -131,6 +139,10 @@ impl Config {
             false => Err("the token must be of visible ASCII characters, at least one".to_owned()),
         }
     }
+}
+
+fn signers(file: &str) -> Result<Signers, String> {
+    Signers::read(file.as_ref()).map_err(|e| e.to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -269,7 +269,7 @@ fn check_inputs(program: &Program) -> Result<(), PlanError> {
     }
     let stored = program.values.iter().enumerate().filter(|(_, v)| v.storage == Storage::Input);
     for (i, value) in stored {
-        if !listed.iter().any(|id| id.0 as usize == i) {
+        if !u32::try_from(i).is_ok_and(|i| listed.contains(&ValueId(i))) {
             return Err(PlanError::invalid(format!("value '{}'", value.name), "it is stored as an input but not listed as one"));
         }
     }

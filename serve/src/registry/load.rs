@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sliderun::plan::Plan;
+use sliderun::plan::{Plan, PlanOptions};
 use sliderun::session::{Device, Session, SessionError, SessionOptions};
 
 use super::source::Location;
@@ -13,7 +13,8 @@ use crate::model::{Instance, Model};
 
 /// Loads a plan and starts its instances. A device that fails leaves its instances out, unless it is the last one.
 pub fn load(name: &str, location: &Location, config: &Config, metrics: &Arc<Metrics>) -> Result<Model, String> {
-    let plan = Arc::new(Plan::open(&location.path).map_err(|e| e.to_string())?);
+    let opening = PlanOptions::default().with_no_mmap(config.no_mmap).with_signers(config.require_signature.clone());
+    let plan = Arc::new(Plan::open_with(&location.path, &opening).map_err(|e| e.to_string())?);
     let (mut instances, mut first, mut failed) = (Vec::<Instance>::new(), None, None);
     for &device in &config.device {
         match sessions(&plan, device, config) {
