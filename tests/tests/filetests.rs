@@ -2,8 +2,10 @@
 //! beside the input. Every case also runs the graph with and without the pass on random inputs and compares the outputs.
 //!
 //! Directives in comments: `# tolerance: X` (relative, 1e-5 unless given); `# options: sparsity=6:8 precision=int8
-//! prune=magnitude permute=all strict` for the pass; the lines of `# recipe: …` are one.
+//! prune=magnitude permute=all max-layer-error=0.05 strict` for the pass; `# calibration: synthetic` gives it random samples; the lines of
+//! `# recipe: …` are one.
 
+use slidec::calibration::Calibration;
 use slidec::ir::Graph;
 use slidec::ir::eval::evaluate;
 use slidec::ir::parse::{no_constants, parse};
@@ -14,6 +16,7 @@ use sliderun::dtype::DType;
 use sliderun::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 fn directive<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|l| l.trim().strip_prefix('#')?.trim().strip_prefix(name)?.trim().strip_prefix(':').map(str::trim))
@@ -27,6 +30,7 @@ fn options(text: &str) -> CompileOptions {
             Some(("precision", v)) => options.precision = v.parse().unwrap(),
             Some(("prune", v)) => options.prune = v.parse().unwrap(),
             Some(("permute", v)) => options.permute = v.parse().unwrap(),
+            Some(("max-layer-error", v)) => options.max_layer_error = Some(v.parse().unwrap()),
             Some(("target", v)) => options.targets = vec![v.parse().unwrap()],
             None if word == "strict" => options.strict = true,
             _ => panic!("unknown option '{word}'"),
@@ -80,7 +84,11 @@ fn check(path: &Path) {
     let before =
         parse(&path.display().to_string(), &text, &no_constants).unwrap_or_else(|e| panic!("{:?}", miette::Report::new(e)));
     let mut after = before.clone();
-    let outcome = run_passes(&mut after, [pass], &options(&text), &mut ignore).unwrap();
+    let mut options = options(&text);
+    if directive(&text, "calibration") == Some("synthetic") {
+        options.calibration = Some(Arc::new(Calibration::synthetic(&before, 0).unwrap()));
+    }
+    let outcome = run_passes(&mut after, [pass], &options, &mut ignore).unwrap();
 
     let tolerance: f64 = directive(&text, "tolerance").map_or(1e-5, |t| t.parse().unwrap());
     let inputs = inputs(&before);
