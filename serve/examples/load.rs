@@ -91,7 +91,8 @@ impl Requests {
 
     /// Sends one; gives its status and how long it took.
     async fn send(&self) -> Result<(StatusCode, Duration), Error> {
-        let request = Request::post(format!("{}/v2/models/model/infer", self.address)).header("inference-header-content-length", self.head);
+        let request =
+            Request::post(format!("{}/v2/models/model/infer", self.address)).header("inference-header-content-length", self.head);
         let start = Instant::now();
         let response = self.client.request(request.body(Body::from(self.body.clone()))?).await?;
         let status = response.status();
@@ -156,7 +157,10 @@ async fn main() -> Result<(), Error> {
         }
     }
     let good = answered.len() as f64 / start.elapsed().as_secs_f64();
-    println!("{offered:.1} requests/s offered: {good:.1} answered/s ({:.0} % of the above), {failed} failed", good / peak * 100.0);
+    println!(
+        "{offered:.1} requests/s offered: {good:.1} answered/s ({:.0} % of the above), {failed} failed",
+        good / peak * 100.0
+    );
     println!("answered: p50 {:.1} ms, p99 {:.1} ms", quantile(&mut answered, 0.5), quantile(&mut answered, 0.99));
     println!("refused: {}, p50 {:.2} ms, p99 {:.2} ms", refused.len(), quantile(&mut refused, 0.5), quantile(&mut refused, 0.99));
     Ok(())

@@ -15,7 +15,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -109,10 +109,17 @@ impl Server {
         // Nobody listens when all fronts have ended already.
         let _ = self.stop.send(true);
         let registry = self.registry;
-        let accepting = self.accepting;
+        let close = |front: JoinHandle<GracefulShutdown>| {
+            tokio::spawn(async move {
+                front.await?.shutdown().await;
+                Ok::<(), JoinError>(())
+            })
+        };
+        // All ports at once.
+        let closing: Vec<_> = self.accepting.into_iter().map(close).collect();
         let drain = async move {
-            for front in accepting {
-                front.await.map_err(|e| format!("accepting has ended early: {e}"))?.shutdown().await;
+            for front in closing {
+                front.await.and_then(|closed| closed).map_err(|e| format!("accepting has ended early: {e}"))?;
             }
             let end = move || {
                 registry.models().iter().for_each(|m| m.close());

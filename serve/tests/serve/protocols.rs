@@ -229,3 +229,48 @@ async fn a_token_is_asked_for_by_both() {
     assert!(call::<_, Flag>(&server, "ServerLive", tonic::Request::new(Empty {})).await.unwrap().value);
     server.stop().await.unwrap();
 }
+
+/// A certificate for localhost that it signs itself, and its key, made by openssl.
+fn certificate(folder: &std::path::Path) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]);
+    let made = openssl.arg("-out").arg(&cert).arg("-keyout").arg(&key).output();
+    made.is_ok_and(|output| output.status.success()).then_some((cert, key))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_served() {
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    let folder = tempfile::tempdir().unwrap();
+    let Some((cert, key)) = certificate(folder.path()) else {
+        println!("skipped: openssl, which makes the certificate, is not installed");
+        return;
+    };
+    let plan = masked(&folder.path().join("m.slide"), 1.0);
+    let server = serve(&plan, &format!("--tls-cert {} --tls-key {}", cert.display(), key.display())).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(server.http).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.write_all(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("sliderun"), "{answer}");
+    // Who speaks plainly is not answered.
+    let mut plain = tokio::net::TcpStream::connect(server.http).await.unwrap();
+    plain.write_all(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"));
+    server.stop().await.unwrap();
+}
