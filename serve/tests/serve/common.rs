@@ -143,8 +143,9 @@ pub async fn serve(plan: &Path, options: &str) -> Server {
 
 /// A command line for such a server.
 pub fn config(plan: &Path, options: &str) -> Config {
-    let fixed = ["sliderun-serve", plan.to_str().unwrap(), "--http", "0", "--grpc", "0", "--watch", "0s"];
-    Config::parse_from(fixed.into_iter().chain(options.split_whitespace()))
+    let fixed = ["sliderun-serve", plan.to_str().unwrap(), "--http", "0", "--grpc", "0"];
+    let unwatched = if options.contains("--watch") { &[][..] } else { &["--watch", "0s"] };
+    Config::parse_from(fixed.into_iter().chain(unwatched.iter().copied()).chain(options.split_whitespace()))
 }
 
 /// A client that speaks HTTP/1.1 and keeps its connections.
@@ -195,11 +196,11 @@ impl Http {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.send(Request::get(""), path, Body::empty()).await.unwrap()
+        self.send(Request::get("/"), path, Body::empty()).await.unwrap()
     }
 
     pub async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
-        self.send(Request::post(""), path, body).await.unwrap()
+        self.send(Request::post("/"), path, body).await.unwrap()
     }
 
     pub async fn infer(&self, model: &str, body: Json) -> Answer {
