@@ -244,19 +244,19 @@ async fn slow_clients_are_cut_off() {
 /// Clients that hang up while others' requests run: their own are dropped, the others' are answered rightly.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_hang_up_are_forgotten() {
-    const LAYERS: usize = 40;
+    const LAYERS: usize = 10;
     let folder = tempfile::tempdir().unwrap();
     let plan = turned(&folder.path().join("m.slide"), LAYERS);
     let server = serve(&plan, "--max-batch 1 --max-delay 0ms --threads 1").await;
     let client = Http::new(&server);
     let keeps = |seed: usize| {
         let client = client.clone();
-        let (request, expected) = turned_request(seed, 32, LAYERS);
+        let (request, expected) = turned_request(seed, 16, LAYERS);
         tokio::spawn(async move { (client.infer("m", request).await, expected) })
     };
     let mut kept: Vec<_> = (0..4).map(keeps).collect();
     for seed in 0..8 {
-        let body = turned_request(seed, 32, LAYERS).0.to_string();
+        let body = turned_request(seed, 16, LAYERS).0.to_string();
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         let head = format!("POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(head.as_bytes()).await.unwrap();

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -130,13 +130,15 @@ fn post(address: std::net::SocketAddr, body: &str) -> Result<(u16, serde_json::V
 /// SIGTERM under load: what was accepted is answered rightly, the exit code is 0, and every line of the log is JSON.
 #[test]
 fn sigterm_ends_with_accepted_requests_answered() {
-    const LAYERS: usize = 60;
+    const LAYERS: usize = 10;
     let folder = tempfile::tempdir().unwrap();
     let plan = turned(&folder.path().join("m.slide"), LAYERS);
     let program = Program::start(&plan, &["--max-batch", "2", "--threads", "1"]);
     let address = program.address;
+    let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..12)
         .map(|seed| {
+            let answered = answered.clone();
             std::thread::spawn(move || {
                 let (mut right, mut refused) = (0, 0);
                 for i in 0..1000 {
@@ -145,6 +147,7 @@ fn sigterm_ends_with_accepted_requests_answered() {
                         Ok((200, answer)) => {
                             assert_eq!(answer["outputs"][0]["data"], json!(expected));
                             right += 1;
+                            answered.fetch_add(1, Ordering::SeqCst);
                         }
                         Ok((status, answer)) => panic!("{status}: {answer}"),
                         // No connection any more, or one that was made but never read from.
@@ -158,7 +161,10 @@ fn sigterm_ends_with_accepted_requests_answered() {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    while answered.load(Ordering::SeqCst) < 20 {
+        assert!(!clients.iter().any(|c| c.is_finished()), "a client has ended early");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     program.terminate();
     let (code, log) = program.end();
     let answers: Vec<(usize, usize)> = clients.into_iter().map(|c| c.join().unwrap()).collect();
@@ -172,7 +178,7 @@ fn sigterm_ends_with_accepted_requests_answered() {
 /// Requests that take longer than the drain timeout do not keep the program, and the exit code tells.
 #[test]
 fn the_drain_timeout_is_kept() {
-    const LAYERS: usize = 60;
+    const LAYERS: usize = 10;
     let folder = tempfile::tempdir().unwrap();
     let plan = turned(&folder.path().join("m.slide"), LAYERS);
     let program = Program::start(&plan, &["--threads", "1", "--max-batch", "1", "--drain-timeout", "20ms"]);

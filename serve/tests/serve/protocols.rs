@@ -163,7 +163,7 @@ async fn models_are_listed_loaded_and_unloaded_by_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_are_kept_by_both() {
-    const LAYERS: usize = 40;
+    const LAYERS: usize = 10;
     let folder = tempfile::tempdir().unwrap();
     let plan = turned(&folder.path().join("m.slide"), LAYERS);
     let server = serve(&plan, "--max-batch 1 --threads 1").await;
@@ -171,7 +171,7 @@ async fn deadlines_are_kept_by_both() {
     let busy: Vec<_> = (0..8)
         .map(|seed| {
             let client = client.clone();
-            tokio::spawn(async move { client.infer("m", turned_request(seed, 64, LAYERS).0).await })
+            tokio::spawn(async move { client.infer("m", turned_request(seed, 32, LAYERS).0).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
