@@ -53,6 +53,9 @@ pub struct Config {
     /// Threads of a batch on the CPU; as many as there are processors unless given
     #[arg(long, value_parser = positive)]
     pub threads: Option<usize>,
+    /// Most bytes of working memory that a batch may take on the CPU: what a request with large extents asks for
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 30, value_parser = positive)]
+    pub max_run_bytes: usize,
     /// A value that means nothing to the model in an input: requests of different lengths can then share a batch. Once for each input
     #[arg(long, value_name = "INPUT=VALUE", value_parser = pad)]
     pub pad: Vec<(String, String)>,

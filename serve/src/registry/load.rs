@@ -34,7 +34,7 @@ pub fn load(name: &str, location: &Location, config: &Config, metrics: &Arc<Metr
 }
 
 fn sessions(plan: &Arc<Plan>, device: Device, config: &Config) -> Result<Vec<Session>, SessionError> {
-    let options = SessionOptions::default().with_threads(config.threads);
+    let options = SessionOptions::default().with_threads(config.threads).with_memory_limit(config.max_run_bytes);
     let first = Session::new(plan.clone(), device, options)?;
     let more = (1..config.instances).map(|_| first.share(None)).collect::<Result<Vec<_>, _>>()?;
     Ok(std::iter::once(first).chain(more).collect())

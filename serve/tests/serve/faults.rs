@@ -177,7 +177,7 @@ async fn the_cancelled_and_the_late_are_not_run() {
 async fn nonsense_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let plan = masked(&folder.path().join("m.slide"), 1.0);
-    let server = serve(&plan, "--max-request-bytes 4000").await;
+    let server = serve(&plan, "--max-request-bytes 20000 --max-run-bytes 1024").await;
     let client = Http::new(&server);
     let good = masked_request(&[1.0], &[1.0], 1);
     let with = |at: &str, value: serde_json::Value| {
@@ -189,7 +189,7 @@ async fn nonsense_is_refused_with_a_reason() {
     let input = twice["inputs"][0].clone();
     twice["inputs"].as_array_mut().unwrap().push(input);
     let unknown_output = json!({"inputs": good["inputs"], "outputs": [{"name": "z"}]}).to_string();
-    let long_ago = "x".repeat(4001);
+    let too_long = "x".repeat(20001);
     for (path, body, status, reason) in [
         ("/v2/models/m/infer", String::new(), 400, "EOF"),
         ("/v2/models/m/infer", "{\"inputs\":[]}".to_owned(), 400, "input 'x' is missing"),
@@ -201,8 +201,9 @@ async fn nonsense_is_refused_with_a_reason() {
         ("/v2/models/m/infer", with("/inputs/0/shape", json!([9223372036854775807u64, 9])), 400, "does not fit in memory"),
         ("/v2/models/m/infer", twice.to_string(), 400, "given twice"),
         ("/v2/models/m/infer", masked_request(&[0.0; 65], &[0.0; 65], 65).to_string(), 400, "outside 1..64"),
+        ("/v2/models/m/infer", masked_request(&[0.0; 600], &[0.0; 600], 10).to_string(), 503, "over the limit of this session"),
         ("/v2/models/m/infer", unknown_output, 400, "no output 'z'"),
-        ("/v2/models/m/infer", long_ago, 413, "larger than 4000 bytes"),
+        ("/v2/models/m/infer", too_long, 413, "larger than 20000 bytes"),
         ("/v2/models/n/infer", good.to_string(), 404, "there is no model 'n'"),
         ("/v2/models/m/versions/2/infer", good.to_string(), 404, "no version '2'"),
         ("/v3", String::new(), 404, "begin with /v2"),
