@@ -53,9 +53,9 @@ impl<T> Entry<T> {
 #[derive(Debug)]
 pub enum Refused<T> {
     /// As many wait as may.
-    Full(Entry<T>),
+    Full(Box<Entry<T>>),
     /// The queue takes no more.
-    Closed(Entry<T>),
+    Closed(Box<Entry<T>>),
 }
 
 /// What there is to do.
@@ -115,8 +115,8 @@ impl<T: Waiting> Queue<T> {
     /// A queue that is full or closed.
     pub fn push(&mut self, entry: Entry<T>) -> Result<(), Refused<T>> {
         match () {
-            () if self.closed => Err(Refused::Closed(entry)),
-            () if self.is_full() => Err(Refused::Full(entry)),
+            () if self.closed => Err(Refused::Closed(entry.into())),
+            () if self.is_full() => Err(Refused::Full(entry.into())),
             () => {
                 self.groups.entry(entry.key.clone()).or_default().push_back(entry);
                 self.len += 1;

@@ -15,7 +15,7 @@ async fn rows_are_unaffected_by_their_neighbours() {
     let request = |i: usize| {
         let (rows, seq) = (1 + i % 2, 1 + (i * 3) % 16);
         let x: Vec<f32> = (0..rows * seq).map(|j| (j * 7 + i) as f32 * 0.37 - 3.0).collect();
-        let mask: Vec<f32> = (0..rows * seq).map(|j| ((j + i) % 3 != 0) as u8 as f32).collect();
+        let mask: Vec<f32> = (0..rows * seq).map(|j| f32::from(u8::from(!(j + i).is_multiple_of(3)))).collect();
         (rows, x, mask)
     };
     let answers = (0..24).map(|i| {

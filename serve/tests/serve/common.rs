@@ -48,7 +48,8 @@ impl Builder {
     }
 
     fn constant(&mut self, name: &str, shape: &str, values: &[f32]) -> ValueId {
-        let blob = self.writer.add_blob(bytemuck::cast_slice::<f32, u8>(values).to_vec());
+        let bytes: Vec<u8> = bytemuck::cast_slice(values).to_vec();
+        let blob = self.writer.add_blob(bytes);
         self.value(name, DType::F32, shape, Storage::Constant(blob))
     }
 
