@@ -5,10 +5,12 @@
 
 mod cache;
 mod compile;
+mod functions;
 mod headers;
 pub mod launch;
 mod nvrtc;
 
 pub use cache::Cache;
 pub use compile::{CompileError, Compiler};
+pub use functions::functor;
 pub use headers::HEADERS;

@@ -5,21 +5,12 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use slidec_kernels::{CompileError, Compiler};
+use slidec_kernels::{CompileError, Compiler, functor};
 use sliderun::cpu::eval;
 use sliderun::cuda::library::LibraryError;
-use sliderun::op::elementwise::Unary;
 use sliderun::plan::Architecture;
 use sliderun::tensor::Tensor;
 use sliderun::tool::check::{EXACT, has_fused_multiply_add};
-
-/// `Swish { alpha: 1.702 }` as `Swish{1.702f}`.
-fn functor(f: Unary) -> String {
-    let text = format!("{f:?}");
-    let (name, attributes) = text.split_once(' ').unwrap_or((&text, ""));
-    let values = attributes.split([',', '}']).filter_map(|a| a.split_once(": "));
-    format!("{name}{{{}}}", values.map(|(_, v)| format!("{}f", v.trim())).collect::<Vec<_>>().join(", "))
-}
 
 /// Bits of each float: some of every sign, exponent and leading bits of the mantissa, and many where the functions bend.
 fn inputs() -> Vec<f32> {
@@ -253,7 +244,7 @@ fn functions_give_the_numbers_of_the_cpu() {
     let mut source = "#include \"activation.cuh\"\n".to_owned();
     for (i, function) in EXACT.iter().enumerate() {
         let functor = functor(*function);
-        source += &format!("extern \"C\" __global__ void f{i}(const float* x, float* y) {{ *y = slide::{functor}(*x); }}\n");
+        source += &format!("extern \"C\" __global__ void f{i}(const float* x, float* y) {{ *y = {functor}(*x); }}\n");
     }
     let ptx = compiler.ptx(&source, Architecture::SUPPORTED[0]).unwrap();
     let inputs = inputs();

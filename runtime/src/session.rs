@@ -22,7 +22,7 @@ use std::time::Duration;
 #[cfg(feature = "cuda")]
 pub use cuda::{
     Because, CacheFolder, CallerStream, CudaOptions, CudaReport, DeviceTensor, LaunchTime, LaunchTimes, LaunchWork, PendingRun,
-    ProductChoice, Rivals, TimingsFile, Tuning, UnknownTuning, VariantChoice, WeightCounts,
+    ProductChoice, Rivals, TimingsFile, Tuning, UnknownTuning, VariantChoice, VariantMemory, WeightCounts, variant_memory,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::SessionError;

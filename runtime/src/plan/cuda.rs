@@ -183,6 +183,18 @@ pub struct Kernel {
     /// Other ways to do the same, with the same arguments: the first that suits the device and the shapes takes the kernel's place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forms: Vec<Form>,
+    /// Results that may lie in memory where an operand does: what holds an operand's element is written by the thread that has read it, and
+    /// nobody reads the operand afterwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub over: Vec<Over>,
+}
+
+/// A result of a kernel and an operand whose memory it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Over {
+    pub result: ValueId,
+    pub operand: ValueId,
 }
 
 impl Kernel {

@@ -4,9 +4,10 @@
 //! Not checked here, because it takes concrete extents: that steps fit the types of their operands (the session does, for each shape).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::PlanError;
-use super::cuda::{Argument, CudaPlan, Variant, Work};
+use super::cuda::{Argument, CudaPlan, Kernel, Over, Variant, Work};
 use super::file::{BLOB_ALIGN, HEADER_LEN};
 use super::manifest::{Blob, BlobId, Expanded, Manifest, Program, Storage, Value, ValueId};
 use crate::dim::Dim;
@@ -113,11 +114,42 @@ fn check_variant(manifest: &Manifest, cuda: &Variant, symbols: &BTreeSet<String>
                         Argument::Value(id) => return fail(place, format!("there is no value {}", id.0)),
                     }
                 }
+                let own = done - steps..done;
+                kernel.over.iter().try_for_each(|over| {
+                    check_over(&cuda.program, kernel, own.clone(), over).map_err(|reason| PlanError::invalid(&place, reason))
+                })?;
             }
         }
     }
     if done != cuda.program.steps.len() {
         return fail("launches".into(), format!("they do {done} of {} steps", cuda.program.steps.len()));
+    }
+    Ok(())
+}
+
+/// Checks that a kernel's result may take the memory of its operand: that one is computed there and the other one before, both take the same
+/// bytes, and nobody reads the operand later.
+fn check_over(program: &Program, kernel: &Kernel, own: Range<usize>, over: &Over) -> Result<(), String> {
+    let fail = |reason: &str| Err(format!("result {} over operand {}: {reason}", over.result.0, over.operand.0));
+    let written = |id: ValueId| program.steps[own.clone()].iter().any(|s| s.outputs.contains(&id));
+    let given = |id: ValueId| kernel.values().any(|v| v == id);
+    if !given(over.result) || !given(over.operand) {
+        return fail("the kernel is not given both");
+    }
+    let [result, operand] = [over.result, over.operand].map(|id| &program.values[id.0 as usize]);
+    if !written(over.result) || written(over.operand) || !matches!(operand.storage, Storage::Computed) {
+        return fail("the one must be computed by the launch, the other by one before");
+    }
+    if result.ty.dtype.size() != operand.ty.dtype.size() || result.ty.elements() != operand.ty.elements() {
+        return fail("they are not of one size");
+    }
+    let is_it = |id: ValueId| match program.values[id.0 as usize].storage {
+        Storage::Alias(of) => of == over.operand,
+        _ => id == over.operand,
+    };
+    let later = program.steps[own.end..].iter().flat_map(|s| s.inputs.iter().flatten().copied());
+    if later.chain(program.outputs.iter().map(|o| o.value)).any(is_it) {
+        return fail("the operand is read later");
     }
     Ok(())
 }

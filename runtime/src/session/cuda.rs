@@ -8,6 +8,7 @@
 mod base;
 mod bound;
 mod measure;
+mod memory;
 mod options;
 mod pending;
 mod plans;
@@ -21,6 +22,7 @@ mod variants;
 mod weights;
 
 pub use measure::{LaunchTime, LaunchTimes, LaunchWork};
+pub use memory::{VariantMemory, variant_memory};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -36,6 +38,7 @@ use crate::plan::cuda::{Form, Work};
 use crate::plan::manifest::Step;
 use crate::tensor::TensorView;
 use base::Base;
+use memory::Traffic;
 pub use options::{CacheFolder, CallerStream, CudaOptions, TimingsFile, Tuning, UnknownTuning};
 pub use pending::{DeviceTensor, PendingRun};
 use plans::Plans;
@@ -49,9 +52,7 @@ struct Loaded {
     /// Positions of its steps in the program.
     steps: std::ops::Range<usize>,
     work: LoadedWork,
-    /// The arena's values that it reads, then those that it writes, as positions in the program.
-    reads: Vec<usize>,
-    writes: Vec<usize>,
+    traffic: Traffic,
 }
 
 enum LoadedWork {
@@ -91,6 +92,7 @@ impl Gpu {
         let stream = Stream::new(&base.context)?;
         let mut launches = Vec::with_capacity(variant.launches.len());
         for (steps, launch) in variant.launched() {
+            let traffic = Traffic::of(&program, &steps, &launch.work);
             let work = match &launch.work {
                 Work::Kernel(launch) => {
                     let there = launch.forms.iter().filter(|f| f.architecture.is_none_or(|a| a == base.architecture));
@@ -103,8 +105,7 @@ impl Gpu {
                 Work::Product if base.kernels_only => LoadedWork::Product(Product::left_out(&program, steps.start)?),
                 Work::Product => LoadedWork::Product(Product::new(&program, steps.start, base, &stream)?),
             };
-            let (reads, writes) = operands(&program, &steps, &work);
-            launches.push(Loaded { steps, work, reads, writes });
+            launches.push(Loaded { steps, work, traffic });
         }
         laps.end("products");
         let constants = read_constants(base, &program, &launches, &stream)?;
@@ -169,20 +170,6 @@ impl Laps {
         self.laps.push((what, now - self.last));
         self.last = now;
     }
-}
-
-/// The values in the arena that a launch reads and writes.
-fn operands(program: &Program, steps: &std::ops::Range<usize>, work: &LoadedWork) -> (Vec<usize>, Vec<usize>) {
-    let steps: &[Step] = &program.steps[steps.clone()];
-    let written: Vec<usize> = steps.iter().flat_map(|s| s.outputs.iter().map(|v| index(*v))).collect();
-    let mentioned: Vec<usize> = match work {
-        LoadedWork::Kernel { launch, .. } => launch.values().map(index).collect(),
-        LoadedWork::Product(product) => {
-            product.operands().into_iter().chain([product.out()]).map(|v| program.values[v].root).collect()
-        }
-    };
-    let in_arena = |v: &usize| matches!(program.values[*v].source, Source::Computed(_) | Source::Input(_));
-    mentioned.into_iter().map(|v| program.values[v].root).filter(in_arena).partition(|v| !written.contains(v))
 }
 
 /// The constants that launches read, on the device. Weights that products have compressed are not among them.

@@ -1,7 +1,6 @@
 //! `tune`: the fastest algorithms of a plan's matrix products and the fastest of its variants on a GPU, found by trying all, and
 //! kept for later sessions.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::dim::Bindings;
 use crate::disk_cache::DiskCache;
 use crate::session::{Because, CacheFolder, CudaReport, Device, ProductChoice, SessionError, Tuning, VariantChoice};
 use crate::tensor::TensorView;
-use crate::timings::{ProductTime, Record, Timed, Timings, VariantTimes};
+use crate::timings::{ProductTime, Record, Timed, Timings};
 
 /// What to tune.
 #[derive(Clone, Debug, Default)]
@@ -74,11 +73,7 @@ pub fn tune(options: &TuneOptions, out: &mut dyn Write) -> Result<(), ToolError>
 /// What a session has measured.
 fn records(report: &CudaReport, plan: &str) -> Vec<Timed> {
     let product = |c: &ProductChoice| Some(Timed::Product(ProductTime { product: c.product?, micros: micros(c.best) }));
-    let variants = |c: &VariantChoice| {
-        let times: BTreeMap<String, f64> = c.times.iter().map(|(name, time)| (name.clone(), micros(*time))).collect();
-        let (plan, fastest) = (plan.to_owned(), c.variant.clone());
-        (c.because == Because::Measured).then_some(Timed::Variants(VariantTimes { plan, rows: c.rows, fastest, micros: times }))
-    };
+    let variants = |c: &VariantChoice| (c.because == Because::Measured).then(|| Timed::Variants(c.timed(plan)));
     report.choices.iter().filter_map(product).chain(report.variant_choices.iter().filter_map(variants)).collect()
 }
 

@@ -6,22 +6,14 @@ use std::ffi::CString;
 
 use sliderun::cpu::eval;
 use sliderun::cuda::driver::{Args, LaunchShape, Module};
-use sliderun::op::elementwise::Unary;
 use sliderun::tensor::Tensor;
 use sliderun::tool::check::{EXACT, has_fused_multiply_add};
 
+use crate::functions::functor;
 use crate::nvrtc::compile;
 use crate::support::{Gpu, Random, Report};
 
 const FUNCTIONS: &str = include_str!("../../../kernels/src/cuda/activation.cuh");
-
-/// `Swish { alpha: 1.702 }` as `Swish{1.702f}`.
-fn functor(f: Unary) -> String {
-    let text = format!("{f:?}");
-    let (name, attributes) = text.split_once(' ').unwrap_or((&text, ""));
-    let values = attributes.split([',', '}']).filter_map(|a| a.split_once(": "));
-    format!("{name}{{{}}}", values.map(|(_, v)| format!("{}f", v.trim())).collect::<Vec<_>>().join(", "))
-}
 
 #[test]
 fn functions_give_the_numbers_of_the_cpu() {
@@ -34,7 +26,7 @@ fn functions_give_the_numbers_of_the_cpu() {
     let mut source = FUNCTIONS.to_owned();
     for (i, f) in EXACT.iter().enumerate() {
         let at = "blockIdx.x * blockDim.x + threadIdx.x";
-        let body = format!("unsigned i = {at}; y[i] = slide::{}(x[i]);", functor(*f));
+        let body = format!("unsigned i = {at}; y[i] = {}(x[i]);", functor(*f));
         source += &format!("extern \"C\" __global__ void f{i}(const float* x, float* y) {{ {body} }}\n");
     }
     let (major, minor) = gpu.context.device().capability;

@@ -7,6 +7,9 @@
 mod activation;
 mod dense;
 mod driver;
+#[cfg(feature = "cli")]
+#[path = "../../../kernels/src/functions.rs"]
+mod functions;
 mod missing;
 mod nvrtc;
 #[cfg(feature = "cli")]

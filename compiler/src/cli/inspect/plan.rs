@@ -2,7 +2,7 @@
 
 use sliderun::plan::Plan;
 use sliderun::plan::manifest::{Manifest, Storage, ValueId};
-use sliderun::session::{ArenaSize, Device, Session, SessionOptions};
+use sliderun::session::{ArenaSize, Device, Session, SessionOptions, VariantMemory, variant_memory};
 use sliderun::tool::inspect::{describe, text};
 use sliderun::tool::symbols;
 use std::io::Write;
@@ -30,16 +30,28 @@ pub fn inspect(args: &Inspect, what: &str, plan: Plan, out: &mut dyn Write) -> R
     let memory = args.shape.is_some().then(|| memory(args, what, &plan)).transpose()?;
     if args.json {
         let mut described = describe(&plan, args.check);
-        if let (Some((shape, size)), Some(object)) = (memory, described.as_object_mut()) {
-            let memory = serde_json::json!({ "shape": shape, "bytes": size.bytes, "lower_bound": size.lower_bound });
+        if let (Some(Memory { shape, cpu, gpus }), Some(object)) = (memory, described.as_object_mut()) {
+            let gpus: Vec<_> = gpus
+                .iter()
+                .map(|gpu| {
+                    let VariantMemory { variant, size, apart } = gpu;
+                    serde_json::json!({ "variant": variant, "bytes": size.bytes, "lower_bound": size.lower_bound, "apart": apart })
+                })
+                .collect();
+            let memory = serde_json::json!({ "shape": shape, "bytes": cpu.bytes, "lower_bound": cpu.lower_bound, "cuda": gpus });
             object.insert("memory".to_owned(), memory);
         }
         return json(out, &described);
     }
     finish(what, text(&plan, args.check, args.steps, out))?;
-    if let Some((shape, size)) = memory {
-        let (total, least) = (bytes(size.bytes as u64), bytes(size.lower_bound as u64));
-        writeln!(out, "working memory for {shape}: {total}, at least {least} by liveness")?;
+    if let Some(Memory { shape, cpu, gpus }) = memory {
+        let size =
+            |size: ArenaSize| format!("{}, at least {} by liveness", bytes(size.bytes as u64), bytes(size.lower_bound as u64));
+        writeln!(out, "working memory for {shape}: {}", size(cpu))?;
+        for gpu in gpus {
+            let apart = bytes(gpu.apart as u64);
+            writeln!(out, "on GPUs, variant {}: {}; {apart} if no result took an operand's place", gpu.variant, size(gpu.size))?;
+        }
     }
     if args.steps {
         not_fused(plan.manifest(), out)?;
@@ -66,12 +78,20 @@ fn not_fused(manifest: &Manifest, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-fn memory(args: &Inspect, what: &str, plan: &Arc<Plan>) -> Result<(String, ArenaSize)> {
+/// Working memory of a shape.
+struct Memory {
+    shape: String,
+    cpu: ArenaSize,
+    gpus: Vec<VariantMemory>,
+}
+
+fn memory(args: &Inspect, what: &str, plan: &Arc<Plan>) -> Result<Memory> {
     let given = args.shape.clone().unwrap_or_default();
     let shape = finish(what, symbols::complete(&given, &plan.manifest().symbols).map_err(Into::into))?;
     let session = Session::new(plan.clone(), Device::Cpu, SessionOptions::default());
-    let size = finish(what, session.and_then(|s| s.arena_size(&shape)).map_err(Into::into))?;
-    Ok((symbols::format(&shape), size))
+    let cpu = finish(what, session.and_then(|s| s.arena_size(&shape)).map_err(Into::into))?;
+    let gpus = finish(what, variant_memory(plan, &shape).map_err(Into::into))?;
+    Ok(Memory { shape: symbols::format(&shape), cpu, gpus })
 }
 
 fn steps(manifest: &Manifest, out: &mut dyn Write) -> Result {

@@ -197,6 +197,7 @@ impl<'p> KernelBuilder<'p> {
                 arguments: self.arguments,
                 waits: true,
                 forms,
+                over: Vec::new(),
             },
             source,
         }

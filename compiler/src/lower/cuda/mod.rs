@@ -10,6 +10,7 @@ mod builder;
 mod chain;
 mod conv;
 mod heads;
+mod in_place;
 mod missed;
 mod order;
 mod pointwise;
@@ -103,9 +104,11 @@ fn schedule(program: &Program, kernels: &mut Schedule) -> Result<Vec<Launch>, Ve
     while let Some(step) = rest.first() {
         let position = launches.len();
         let elements = if pointwise::supports(program, step).is_ok() { fusible(program, &readers, at) } else { 0 };
+        let mut along_rows = false;
         let (count, generated) = if let Some(heads) = Heads::at(program, &readers, at) {
             (heads.steps.len(), Ok(Some(heads.kernel(program, &readers, position))))
         } else if let Some(chain) = Chain::at(program, &readers, at, elements) {
+            along_rows = true;
             (chain.steps, Ok(Some(chain.kernel(program, &readers, position, at))))
         } else if reads_through(program, &readers, at) {
             (2, launch(program, position, &rest[..2]))
@@ -117,6 +120,7 @@ fn schedule(program: &Program, kernels: &mut Schedule) -> Result<Vec<Launch>, Ve
         let work = match generated {
             Ok(None) => Some(Work::Product),
             Ok(Some(Generated { mut kernel, source })) => {
+                kernel.over = in_place::over(program, &readers, &(at..at + count), &kernel, along_rows);
                 kernels.define(&mut kernel, source);
                 Some(Work::Kernel(kernel))
             }

@@ -3,12 +3,14 @@
 //!
 //! Values between fused steps are rounded as memory would have rounded them, so that fusing changes no number.
 
+mod functions;
+mod moves;
+
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::Op;
 use sliderun::op::elementwise::{Binary, Unary};
 use sliderun::op::layout::PadMode;
-use sliderun::op::rotary::Rotary;
 use sliderun::plan::manifest::{Program, Step, ValueId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -16,6 +18,8 @@ use std::ops::Range;
 
 use super::Readers;
 use super::builder::{Generated, KernelBuilder, ceil_div, element_type, float};
+use functions::cast;
+pub use functions::{binary, unary};
 
 const THREADS: usize = 256;
 
@@ -353,185 +357,5 @@ impl<'p> Writer<'p> {
         body(self);
         self.line("}");
         self.known = known;
-    }
-
-    fn pad(&mut self, step: &Step, pads: &[(i64, i64)], coordinates: &[String], dtype: DType) -> String {
-        let id = step.inputs[0].expect("Pad has an operand");
-        let value = match step.inputs.get(1).copied().flatten() {
-            Some(value) => {
-                let at = vec!["0".to_owned(); self.builder.ty(value).rank()];
-                self.read(value, &at)
-            }
-            None => "0".to_owned(),
-        };
-        let own = self.builder.ty(id).shape.clone();
-        let inside: Vec<String> = coordinates.iter().zip(pads).map(|(c, (before, _))| format!("({c} - ({before}))")).collect();
-        let tests: Vec<String> =
-            inside.iter().zip(&own).map(|(c, extent)| format!("{c} >= 0 && {c} < {}", self.builder.extent(extent))).collect();
-        let to = self.variable(dtype, &value);
-        self.block(&format!("if ({})", tests.join(" && ")), |w| {
-            let x = w.read(id, &inside);
-            w.line(&format!("{to} = {x};"));
-        });
-        to
-    }
-
-    fn rotary(&mut self, step: &Step, op: Rotary, coordinates: &[String]) -> String {
-        let [x, cos, sin] = [0, 1, 2].map(|i| step.inputs[i].expect("Rotary has this operand"));
-        let ty = self.builder.ty(x).clone();
-        let last = ty.rank() - 1;
-        let (_, depth) = op.tokens_and_depth(&ty).expect("the type rules demand whole heads");
-        let (depth, pairs) = (self.builder.extent(&depth), op.rotated / 2);
-        let element = if last == 2 { format!("{} % {depth}", coordinates[2]) } else { coordinates[3].clone() };
-        let element = self.bind("int", &element);
-        let straight = self.read(x, coordinates);
-        let to = self.variable(ty.dtype, &straight);
-        self.block(&format!("if ({element} < {})", op.rotated), |w| {
-            let (first, pair, distance) = match op.interleaved {
-                true => (format!("{element} % 2 == 0"), format!("{element} / 2"), 1),
-                false => (format!("{element} < {pairs}"), format!("{element} % {pairs}"), pairs),
-            };
-            let (first, pair) = (w.bind("bool", &first), w.bind("int", &pair));
-            let mut other = coordinates.to_vec();
-            other[last] = format!("({} + ({first} ? {distance} : -{distance}))", coordinates[last]);
-            let other = w.read(x, &other);
-            let at = [coordinates[0].clone(), coordinates[last - 1].clone(), pair];
-            let mut turned = Vec::new();
-            for table in [cos, sin] {
-                let extents = w.builder.ty(table).shape.clone();
-                let shape = [ty.shape[0].clone(), extents[1].clone(), extents[2].clone()];
-                let at = w.broadcast(table, &shape, &at);
-                turned.push(w.read(table, &at));
-            }
-            let [cos, sin] = [&turned[0], &turned[1]];
-            let [straight, other] =
-                [(&straight, cos), (&other, sin)].map(|(x, table)| w.bind("float", &format!("slide::times({x}, {table})")));
-            w.line(&format!("{to} = {first} ? slide::minus({straight}, {other}) : slide::plus({straight}, {other});"));
-        });
-        to
-    }
-
-    fn concat(&mut self, step: &Step, axis: usize, coordinates: &[String], dtype: DType) -> String {
-        let to = self.variable(dtype, "0");
-        let mut start = Dim::from(0);
-        for id in step.inputs.iter().copied().flatten() {
-            let end = start.clone() + self.builder.ty(id).shape[axis].clone();
-            let (from, until) = (self.builder.extent(&start), self.builder.extent(&end));
-            let c = &coordinates[axis];
-            let mut moved = coordinates.to_vec();
-            moved[axis] = format!("({c} - {from})");
-            self.block(&format!("if ({c} >= {from} && {c} < {until})"), |w| {
-                let x = w.read(id, &moved);
-                w.line(&format!("{to} = {x};"));
-            });
-            start = end;
-        }
-        to
-    }
-
-    fn gather(&mut self, step: &Step, axis: usize, coordinates: &[String]) -> String {
-        let (data, indices) = (step.inputs[0].expect("Gather has data"), step.inputs[1].expect("Gather has indices"));
-        let rank = self.builder.ty(indices).rank();
-        let index = self.read(indices, &coordinates[axis..axis + rank]);
-        let extent = self.builder.long_extent(&self.builder.ty(data).shape[axis].clone());
-        let (fault, launch) = (self.builder.fault(), self.builder.launch + 1);
-        let index = format!("static_cast<int>(slide::checked_index({index}, {extent}, {fault}, {launch}))");
-        let index = self.bind("int", &index);
-        let from: Vec<String> =
-            coordinates[..axis].iter().cloned().chain([index]).chain(coordinates[axis + rank..].iter().cloned()).collect();
-        self.read(data, &from)
-    }
-
-    /// Writes an element of what is split to the result that it belongs to.
-    fn split(&mut self, step: &Step, coordinates: &[String]) {
-        let Op::Split(op) = &step.op else { unreachable!("only Split has several results") };
-        let x = self.read(step.inputs[0].expect("Split has an operand"), coordinates);
-        let mut start = Dim::from(0);
-        for &id in &step.outputs {
-            let shape = self.builder.ty(id).shape.clone();
-            let end = start.clone() + shape[op.axis].clone();
-            let (from, until) = (self.builder.extent(&start), self.builder.extent(&end));
-            let c = &coordinates[op.axis];
-            let mut moved = coordinates.to_vec();
-            moved[op.axis] = format!("({c} - {from})");
-            let (index, to) = (self.ravel(&moved, &shape), self.builder.output(id));
-            self.line(&format!("if ({c} >= {from} && {c} < {until}) slide::put_element({to}, {index}, {x});"));
-            start = end;
-        }
-    }
-}
-
-/// A function of an element.
-pub fn unary(f: Unary, dtype: DType, x: &str) -> String {
-    match f {
-        Unary::Not => format!("!{x}"),
-        Unary::BitNot => format!("~{x}"),
-        Unary::IsNan => format!("({x} != {x})"),
-        Unary::IsInf { negative, positive } => {
-            let infinity = float(f32::INFINITY);
-            format!("(({negative} && {x} == -{infinity}) || ({positive} && {x} == {infinity}))")
-        }
-        _ if dtype.is_float() => format!("{}({x})", functor(f)),
-        Unary::Abs => format!("({x} < 0 ? -{x} : {x})"),
-        Unary::Neg => format!("-{x}"),
-        Unary::Relu => format!("({x} < 0 ? 0 : {x})"),
-        Unary::Sign => format!("({x} > 0 ? 1 : {x} < 0 ? -1 : 0)"),
-        f => unreachable!("{f:?} was not said to be supported"),
-    }
-}
-
-/// The function object of `activation.cuh` for a function of floats: it has the operator's name and attributes in the same order.
-pub fn functor(f: Unary) -> String {
-    let attributes: &[f32] = &match f {
-        Unary::Celu { alpha }
-        | Unary::Elu { alpha }
-        | Unary::LeakyRelu { alpha }
-        | Unary::Swish { alpha }
-        | Unary::ThresholdedRelu { alpha } => vec![alpha],
-        Unary::HardSigmoid { alpha, beta } => vec![alpha, beta],
-        Unary::Selu { alpha, gamma } => vec![alpha, gamma],
-        Unary::Shrink { bias, lambda } => vec![bias, lambda],
-        _ => Vec::new(),
-    };
-    let name = format!("{f:?}");
-    let name = name.split(' ').next().unwrap_or_default();
-    format!("slide::{name}{{{}}}", attributes.iter().map(|v| float(*v)).collect::<Vec<_>>().join(", "))
-}
-
-/// A function of two elements.
-pub fn binary(f: Binary, a: &str, b: &str) -> String {
-    let infix = |operator: &str| format!("({a} {operator} {b})");
-    match f {
-        Binary::Add => format!("slide::plus({a}, {b})"),
-        Binary::Sub => format!("slide::minus({a}, {b})"),
-        Binary::Mul => format!("slide::times({a}, {b})"),
-        Binary::Div => infix("/"),
-        Binary::Pow => format!("powf({a}, {b})"),
-        Binary::Mod { fmod: true } => format!("fmodf({a}, {b})"),
-        Binary::Mod { fmod: false } => format!("({a} - {b} * floorf({a} / {b}))"),
-        Binary::Max => format!("slide::larger({a}, {b})"),
-        Binary::Min => format!("slide::smaller({a}, {b})"),
-        Binary::And => infix("&&"),
-        Binary::Or => infix("||"),
-        Binary::Xor => infix("!="),
-        Binary::BitAnd => infix("&"),
-        Binary::BitOr => infix("|"),
-        Binary::BitXor => infix("^"),
-        Binary::ShiftLeft => infix("<<"),
-        Binary::ShiftRight => infix(">>"),
-        Binary::Equal => infix("=="),
-        Binary::Greater => infix(">"),
-        Binary::GreaterOrEqual => infix(">="),
-        Binary::Less => infix("<"),
-        Binary::LessOrEqual => infix("<="),
-        Binary::PRelu => format!("({a} < 0 ? slide::times({b}, {a}) : {a})"),
-    }
-}
-
-fn cast(from: DType, to: DType, x: &str) -> String {
-    match to {
-        DType::Bool => format!("({x} != 0)"),
-        _ if from == to => x.to_owned(),
-        _ => format!("static_cast<slide::WideOf<{}>>({x})", element_type(to)),
     }
 }

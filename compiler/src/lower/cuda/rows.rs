@@ -5,10 +5,10 @@ use sliderun::op::Op;
 use sliderun::op::sparse::{Dequant, QuantLift};
 use sliderun::plan::manifest::{Program, Step, ValueId};
 
+use slidec_kernels::functor;
 use slidec_kernels::launch::{DEQUANT_ROWS, DequantTile, RowTile};
 
 use super::builder::{Form, Generated, KernelBuilder, Other, ceil_div, element_type, float, rows_of};
-use super::pointwise::functor;
 
 /// How a row is held: the C++ type, threads per block and rows per block.
 struct Held {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::super::SessionError;
 use super::super::bind;
-use super::super::program::{Source, index, step_error};
+use super::super::program::{index, step_error};
+use super::memory::{Buffers, Traffic};
 use super::plans::Rivals;
 use super::products::{Places, Planned};
 use super::{Gpu, Loaded, LoadedWork};
 use crate::cuda::driver::{Args, DeviceBuffer, DeviceSlice, Function, GraphExec, LaunchShape, Stream};
 use crate::dim::{Bindings, Dim};
 use crate::op::Op;
-use crate::plan::arena::{self, Layout, Lifetime};
+use crate::plan::arena::Layout;
 use crate::plan::cuda::{Argument, Form};
 use crate::plan::manifest::Step;
 
@@ -131,10 +132,10 @@ impl Bound {
     ) -> Result<Bound, SessionError> {
         let program = &gpu.program;
         let (shapes, ops) = bind::concrete(program, symbols)?;
-        let buffers = lifetimes(gpu, &shapes);
-        let spans: Vec<Lifetime> = buffers.values().copied().collect();
-        let layout = arena::plan(&spans).ok_or(SessionError::Memory { bytes: usize::MAX, why: "more than can be addressed" })?;
-        let offsets = buffers.keys().copied().zip(layout.offsets.iter().copied()).collect();
+        let traffic: Vec<&Traffic> = gpu.launches.iter().map(|loaded| &loaded.traffic).collect();
+        let buffers = Buffers::new(program, &traffic, &shapes);
+        let layout = buffers.layout()?;
+        let offsets = buffers.of.iter().map(|(value, buffer)| (*value, layout.offsets[*buffer])).collect();
         if limit.is_some_and(|limit| layout.total > limit) {
             return Err(SessionError::Memory { bytes: layout.total, why: "over the limit of this session" });
         }
@@ -231,6 +232,12 @@ impl Bound {
         }
     }
 
+    /// Whether a launch's result lies where one of its operands does.
+    pub fn is_in_place(&self, loaded: &Loaded, result: usize) -> bool {
+        let at = self.offsets.get(&result);
+        at.is_some() && loaded.traffic.reads.iter().any(|v| self.offsets.get(v) == at && !self.shapes[*v].contains(&0))
+    }
+
     /// Its memory, when it is in the arena.
     pub fn slice(&self, gpu: &Gpu, value: usize) -> Option<DeviceSlice<'_>> {
         let bytes = self.bytes(gpu, value);
@@ -301,42 +308,4 @@ impl Bound {
         let address = |v: usize| self.address(gpu, v).ok_or_else(|| step_error(step, "a value has no memory"));
         work(&Places { program: &gpu.program, address: &address, workspace: self.workspace.as_slice() })
     }
-}
-
-/// When each value in the arena is written and last read, by launch. Inputs are there from the start, graph outputs to the end.
-fn lifetimes(gpu: &Gpu, shapes: &[Vec<usize>]) -> BTreeMap<usize, Lifetime> {
-    let program = &gpu.program;
-    let mut buffers: BTreeMap<usize, Lifetime> = BTreeMap::new();
-    let bytes = |v: usize| shapes[v].iter().product::<usize>() * program.values[v].ty.dtype.size();
-    for &v in &program.inputs {
-        buffers.insert(v, Lifetime { bytes: bytes(v), first: 0, last: 0 });
-    }
-    for (at, loaded) in gpu.launches.iter().enumerate() {
-        for &v in &loaded.writes {
-            buffers.entry(v).or_insert(Lifetime { bytes: bytes(v), first: at, last: at });
-        }
-        for &v in &loaded.reads {
-            if let Some(buffer) = buffers.get_mut(&v) {
-                buffer.last = buffer.last.max(at);
-            }
-        }
-        if let LoadedWork::Product(product) = &loaded.work
-            && let Some((rows, bucket)) = product.padded(program, shapes)
-        {
-            for v in [product.operands()[0], product.out()] {
-                if let Some(buffer) = buffers.get_mut(&program.values[v].root) {
-                    buffer.bytes = buffer.bytes.max(bytes(v).checked_div(rows).unwrap_or(0) * bucket);
-                }
-            }
-        }
-    }
-    for (_, v) in &program.outputs {
-        let root = program.values[*v].root;
-        if matches!(program.values[root].source, Source::Computed(_) | Source::Input(_))
-            && let Some(buffer) = buffers.get_mut(&root)
-        {
-            buffer.last = gpu.launches.len();
-        }
-    }
-    buffers
 }

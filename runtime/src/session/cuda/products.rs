@@ -6,7 +6,7 @@ use super::super::SessionError;
 use super::super::program::{Program, index, step_error};
 use super::base::Base;
 use super::plans::{Plans, Rivals};
-use super::{device_error, is_sparse, weights};
+use super::{device_error, weights};
 use crate::cpu::batched_matmul;
 use crate::cuda::cublaslt::{DenseMatmul, DenseOperands, DenseProblem, Epilogue, Function, Strides};
 use crate::cuda::cusparselt::{Alpha, SparseMatmul, SparseOperands, SparseProblem, SparseWeight};
@@ -79,15 +79,6 @@ impl Product {
 
     pub fn out(&self) -> usize {
         self.out
-    }
-
-    /// The rows of the activation and of the result, and to how many they are padded; `None` where they are not.
-    pub fn padded(&self, program: &Program, shapes: &[Vec<usize>]) -> Option<(usize, usize)> {
-        let byte = program.values[self.x].ty.dtype.size() == 1;
-        (byte || is_sparse(&program.steps[self.step].op)).then(|| {
-            let rows: usize = shapes[self.x].split_last().map_or(1, |(_, rows)| rows.iter().product());
-            (rows, m_bucket(rows))
-        })
     }
 
     /// The product's plan for these shapes.

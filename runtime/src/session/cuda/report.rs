@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::plans::ProductChoice;
+use crate::timings::VariantTimes;
 
 /// What a session has loaded, chosen and made on a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,14 @@ pub struct VariantChoice {
     pub because: Because,
     /// Device time of a replay of each variant that was measured.
     pub times: Vec<(String, Duration)>,
+}
+
+impl VariantChoice {
+    /// What was measured, as timings of a plan keep it.
+    pub fn timed(&self, plan: &str) -> VariantTimes {
+        let micros = self.times.iter().map(|(name, time)| (name.clone(), time.as_secs_f64() * 1e6)).collect();
+        VariantTimes { plan: plan.to_owned(), rows: self.rows, fastest: self.variant.clone(), micros }
+    }
 }
 
 /// Why a variant runs.

@@ -59,10 +59,10 @@ impl Runner {
             let mut left_out: BTreeSet<usize> = BTreeSet::new();
             for (at, loaded) in gpu.launches.iter().enumerate() {
                 if bound.is_left_out(at) {
-                    left_out.extend(&loaded.writes);
+                    left_out.extend(&loaded.traffic.writes);
                     continue;
                 }
-                for &v in &loaded.reads {
+                for &v in &loaded.traffic.reads {
                     let value = &gpu.program.values[v];
                     let Source::Computed(_) = value.source else { continue };
                     match feed(&value.name) {
@@ -136,7 +136,8 @@ impl Gpu {
         trace: &mut dyn FnMut(StepTrace<'_>),
     ) -> Result<(), SessionError> {
         let loaded = &self.launches[at];
-        for &v in &loaded.writes {
+        // Not what lies where an operand does.
+        for &v in loaded.traffic.writes.iter().filter(|v| !bound.is_in_place(loaded, **v)) {
             if let Some(slice) = bound.slice(self, v) {
                 slice.fill(POISON, stream)?;
             }
@@ -148,8 +149,8 @@ impl Gpu {
         let duration = start.elapsed();
         let last = loaded.steps.end - 1;
         let step = &self.program.steps[last];
-        let mut tensors = Vec::with_capacity(loaded.writes.len());
-        for &v in &loaded.writes {
+        let mut tensors = Vec::with_capacity(loaded.traffic.writes.len());
+        for &v in &loaded.traffic.writes {
             tensors.push((v, self.download(bound, v, stream)?));
         }
         let values: Vec<TracedValue<'_>> = tensors

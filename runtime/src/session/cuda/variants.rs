@@ -149,16 +149,12 @@ impl Variants {
         let fastest = trial::fastest(&measured.iter().map(sparse).collect::<Vec<_>>());
         let position = measured[fastest].0;
         let times: Vec<_> = measured.iter().map(|(at, time)| (variant(*at).name.clone(), *time)).collect();
-        let kept = VariantTimes {
-            plan: self.base.plan.digest().to_hex().to_string(),
-            rows,
-            fastest: variant(position).name.clone(),
-            micros: times.iter().map(|(name, time)| (name.clone(), time.as_secs_f64() * 1e6)).collect(),
-        };
+        let choice = VariantChoice { rows, variant: variant(position).name.clone(), because: Because::Measured, times };
+        let kept = choice.timed(&self.base.plan.digest().to_hex());
         if let (Some(cache), Ok(text)) = (self.base.plans.cache(), serde_json::to_vec(&kept)) {
             cache.keep(KIND, &self.key(rows), &text);
         }
-        self.settle(rows, position, Because::Measured, times);
+        lock(&self.chosen).insert(rows, choice);
         fastest
     }
 

@@ -6,7 +6,7 @@ use super::sparse_product;
 use crate::dtype::DType;
 use crate::op::gemm::MatMul;
 use crate::op::sparse::{DenseGemm, QuantLift};
-use crate::plan::cuda::{Argument, CudaPlan, Kernel, Launch, Variant, Work};
+use crate::plan::cuda::{Argument, CudaPlan, Kernel, Launch, Over, Variant, Work};
 use crate::plan::manifest::{BlobId, Expanded, Manifest, Storage, ValueId};
 use crate::plan::tests::{dim, step, value};
 use crate::plan::{Plan, PlanWriter};
@@ -41,7 +41,16 @@ pub(in crate::session) fn two_variants() -> (PlanWriter<'static>, Manifest) {
 fn kernel(symbol: &str) -> Work {
     let arguments = vec![Argument::Value(ValueId(4)), Argument::Integer(dim("rows")), Argument::Fault];
     let (symbol, blocks) = (symbol.to_owned(), dim("rows"));
-    Work::Kernel(Kernel { symbol, blocks, threads: 32, shared_bytes: 0, arguments, waits: true, forms: Vec::new() })
+    Work::Kernel(Kernel {
+        symbol,
+        blocks,
+        threads: 32,
+        shared_bytes: 0,
+        arguments,
+        waits: true,
+        forms: Vec::new(),
+        over: Vec::new(),
+    })
 }
 
 #[test]
@@ -112,7 +121,18 @@ fn variants_that_make_no_sense_are_refused() {
             },
             "only the right side of a DenseGemm",
         ),
+        // In place: both must be the kernel's, of one size, one computed by it, and the other dead afterwards.
+        (|c| over(c, [7, 6], &[7]), "variant 'dense': launch 2: result 7 over operand 6: the kernel is not given both"),
+        (|c| over(c, [6, 7], &[6, 7]), "the one must be computed by the launch, the other by one before"),
+        (|c| over(c, [7, 3], &[7, 3]), "the one must be computed by the launch, the other by one before"),
+        (|c| over(c, [7, 5], &[7, 5]), "they are not of one size"),
+        (|c| over(c, [7, 6], &[7, 6]), "the operand is read later"),
     ];
+    fn over(cuda: &mut CudaPlan, [result, operand]: [u32; 2], given: &[u32]) {
+        let Work::Kernel(kernel) = &mut cuda.variants[1].launches[2].work else { panic!("a kernel") };
+        kernel.arguments = given.iter().map(|v| Argument::Value(ValueId(*v))).collect();
+        kernel.over = vec![Over { result: ValueId(result), operand: ValueId(operand) }];
+    }
     for (change, message) in cases {
         let (writer, mut manifest) = two_variants();
         change(manifest.cuda.as_mut().unwrap());

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::plan::cuda::{CudaPlan, Form, Launch, Variant, Work, library_of};
-use crate::plan::manifest::Manifest;
+use crate::plan::manifest::{Manifest, ValueId};
 use crate::tool::ToolError;
 
 /// One launch.
@@ -31,11 +31,14 @@ pub struct LaunchRow<'a> {
     pub shared_bytes: Option<u32>,
     /// Other forms of a kernel, in the order in which they are asked whether they suit.
     pub forms: &'a [Form],
+    /// Results that may lie in memory where an operand does, each with the operand.
+    pub over: Vec<[&'a str; 2]>,
 }
 
 impl<'a> LaunchRow<'a> {
     fn new(cuda: &'a Variant, positions: Range<usize>, launch: &'a Launch) -> LaunchRow<'a> {
         let first_step = positions.start;
+        let name = |id: ValueId| cuda.program.values.get(id.0 as usize).map_or("", |v| v.name.as_str());
         let steps = cuda.program.steps.get(positions).unwrap_or_default();
         let (kernel, product) = match &launch.work {
             Work::Kernel(kernel) => (Some(kernel), None),
@@ -51,6 +54,7 @@ impl<'a> LaunchRow<'a> {
             threads: kernel.map(|k| k.threads),
             shared_bytes: kernel.map(|k| k.shared_bytes),
             forms: kernel.map_or(&[], |k| &k.forms),
+            over: kernel.iter().flat_map(|k| &k.over).map(|o| [name(o.result), name(o.operand)]).collect(),
         }
     }
 }
@@ -149,7 +153,8 @@ fn launched(variant: &Variant, each: bool, out: &mut dyn Write) -> Result<(), To
                 let only = form.architecture.map_or(String::new(), |a| format!(" for {a}"));
                 what.push_str(&format!(", from {} blocks on {}{only}", form.least_blocks, form.symbol));
             }
-            let operators = row.operators.join(" ");
+            let in_place = if row.over.is_empty() { "" } else { ", in place" };
+            let operators = row.operators.join(" ") + in_place;
             writeln!(out, "  {i:>4} {:>5} {threads:>7} {shared:>7}  {what:<44} {operators}", row.steps.len())?;
         }
         return Ok(());

@@ -1,5 +1,6 @@
 //! The body of a kernel that works along rows.
 
+use slidec_kernels::functor;
 use sliderun::op::Op;
 use sliderun::op::sparse::QuantLift;
 use sliderun::plan::manifest::{Step, ValueId};
@@ -236,7 +237,7 @@ impl<'p> Writer<'p> {
                 if step.inputs.get(3).copied().flatten().is_some() {
                     value = format!("__fadd_rn({value}, {})", operand(3));
                 }
-                op.activation.map_or(value.clone(), |f| format!("{}({value})", pointwise::functor(f)))
+                op.activation.map_or(value.clone(), |f| format!("{}({value})", functor(f)))
             }
             op => unreachable!("{} was not said to be supported", op.name()),
         };
