@@ -22,7 +22,7 @@
 //! # }
 //! ```
 
-use sliderun::plan::cuda::{CudaPlan, Module};
+use sliderun::plan::cuda::CudaPlan;
 use sliderun::plan::manifest::{Manifest, Provenance, Verdict};
 use sliderun::plan::{Architecture, PlanError, PlanWriter};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ use crate::calibration::{Calibration, CalibrationError};
 use crate::cost::Measured;
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::Graph;
-use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda, missed};
+use crate::lower::{Costs, LowerErrors, lower, lower_cuda, missed};
 use crate::onnx::proto::EXTERNAL;
 use crate::onnx::{ModelError, OnnxModel};
 use crate::options::{CompileOptions, Permute, Smoothing, Target, Variants, WeightScales};
@@ -268,7 +268,9 @@ fn compile_from(
     let mut warnings = Vec::new();
     if let Some(source) = source {
         observer.stage(Stage::Kernels);
-        warnings = add_cubins(&mut lowered, &source, &architectures)?;
+        let compiler = slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env())?;
+        lowered.add_kernels(&compiler, &source, &architectures)?;
+        warnings = compiler.warnings();
         clock.lap(Stage::Kernels);
     }
     Ok(Compiled {
@@ -292,18 +294,6 @@ fn not_fused(cuda: &CudaPlan) -> PassReport {
         missed(&variant.program, &variant.launches).into_iter().for_each(|m| report.declined(m.step, m.why));
     }
     report
-}
-
-/// Compiles a plan's kernels for each architecture and adds the cubins; gives what the user should know.
-fn add_cubins(lowered: &mut Lowered, source: &str, architectures: &[Architecture]) -> Result<Vec<String>, CompileError> {
-    let compiler = slidec_kernels::Compiler::new(slidec_kernels::Cache::from_env())?;
-    for &architecture in architectures {
-        let cubin = lowered.writer.add_blob(bytes::Bytes::from(compiler.compile(source, architecture)?));
-        if let Some(cuda) = &mut lowered.manifest.cuda {
-            cuda.modules.push(Module { architecture, cubin });
-        }
-    }
-    Ok(compiler.warnings())
 }
 
 struct Clock {
@@ -355,6 +345,7 @@ fn spelled(options: &CompileOptions) -> Vec<String> {
     if let Some(calibration) = &options.calibration {
         out.push(format!("--calib={}", calibration.digest().to_hex()));
     }
+    out.extend(options.engine.used().map(|device| format!("--calib-device={device}")));
     if options.strict {
         out.push("--strict".to_owned());
     }

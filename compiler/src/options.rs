@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::budget;
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, Engine};
 use crate::ir::Constant;
 use crate::recipe::{Asked, Recipe};
 
@@ -28,6 +28,8 @@ pub struct CompileOptions {
     pub prune: PruneMethod,
     /// What the model is run on where a decision needs its activations; what is synthetic when `None`.
     pub calibration: Option<Arc<Calibration>>,
+    /// What runs it there.
+    pub engine: Arc<Engine>,
     /// What single products are asked to be in place of that, by the names of their nodes. [`CompileOptions::with_recipe`] sets it.
     pub recipe: Option<Arc<Recipe>>,
     /// Whether activations of 8-bit products share with the weights what stands out in them.
@@ -97,6 +99,7 @@ impl Default for CompileOptions {
             prune: PruneMethod::None,
             permute: Permute::None,
             calibration: None,
+            engine: Arc::default(),
             recipe: None,
             smooth: Smoothing::Auto,
             weight_scales: WeightScales::Auto,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, Engine};
 use crate::import::{ImportErrors, ImportOptions, import};
 use crate::ir::{Constant, Graph, ValueRef};
 use crate::onnx::{ModelError, OnnxModel};
@@ -56,6 +56,8 @@ pub struct PruneOptions {
     pub method: PruneMethod,
     /// What the model is run on where the method needs it; synthetic when `None`.
     pub calibration: Option<Arc<Calibration>>,
+    /// What runs it there.
+    pub engine: Arc<Engine>,
     /// Whether K comes first in an order in which the pattern keeps more, where the file can be in that order for nothing.
     pub permute: bool,
     /// A folder that finished weights are kept in, and found in by a later run of the same.
@@ -65,7 +67,14 @@ pub struct PruneOptions {
 impl PruneOptions {
     /// By magnitude to a pattern.
     pub fn magnitude(pattern: Pattern) -> Self {
-        PruneOptions { pattern, method: PruneMethod::Magnitude, calibration: None, permute: false, resume: None }
+        PruneOptions {
+            pattern,
+            method: PruneMethod::Magnitude,
+            calibration: None,
+            engine: Arc::default(),
+            permute: false,
+            resume: None,
+        }
     }
 }
 
@@ -247,7 +256,7 @@ pub fn prune_model(
         }
     }
     let checkpoint = options.resume.as_deref().map(|folder| checkpoint(folder, model, options)).transpose()?;
-    let setting = Setting { calibration, progress, checkpoint: checkpoint.as_ref() };
+    let setting = Setting { calibration, engine: &options.engine, progress, checkpoint: checkpoint.as_ref() };
     let results = prune(&mut graph, &tasks, &setting)?;
 
     for (tensor, (at, orientation, _)) in &first {

@@ -161,7 +161,8 @@ impl<'a> Bench<'a> {
                 tasks.push(Task { product, pattern: *pattern, method });
             }
         }
-        let setting = Setting { calibration: Some(&self.by), progress: self.progress, checkpoint: None };
+        let engine = &self.options.engine;
+        let setting = Setting { calibration: Some(&self.by), engine, progress: self.progress, checkpoint: None };
         prune(&mut graph, &tasks, &setting)?;
         let weight = |task: &Task| {
             let weight = graph.operand(task.product.node, 1).and_then(|value| graph.constant(value));

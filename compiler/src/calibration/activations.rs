@@ -4,10 +4,10 @@ use half::{bf16, f16};
 use sliderun::dtype::DType;
 use sliderun::tensor::TensorView;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use super::walk::Walk;
-use super::{Calibration, CalibrationError};
-use crate::ir::eval::EvaluateError;
+use super::walk::{StepError, Walk};
+use super::{Calibration, CalibrationError, Engine};
 use crate::ir::{Graph, ValueRef};
 
 /// A value's rows: `values` is [tokens, `width`], row-major.
@@ -42,23 +42,23 @@ pub(super) fn widened(view: TensorView<'_>) -> Option<Cow<'_, [f32]>> {
 
 /// Why the walk through a sample ends early.
 enum Stop {
-    Evaluate(EvaluateError),
+    Step(StepError),
     Diverges(ValueRef),
     NotFloat(ValueRef),
 }
 
-impl From<EvaluateError> for Stop {
-    fn from(error: EvaluateError) -> Self {
-        Stop::Evaluate(error)
+impl From<StepError> for Stop {
+    fn from(error: StepError) -> Self {
+        Stop::Step(error)
     }
 }
 
 /// Runs the graph on each sample and hands out the rows of `values`, [tokens, K], as soon as they are computed: sample by sample, within a
 /// sample in the graph's order, graph inputs first. Nothing is computed that no value depends on, nothing kept that is not read any more;
-/// numbers are those of the kernels that run plans on the CPU.
+/// numbers are those of the kernels that run plans on the engine's device.
 ///
 /// # Errors
-/// Samples that do not fit, values that are not f32, f16 or bf16, and values that are NaN or infinite.
+/// Samples that do not fit, values that are not f32, f16 or bf16, values that are NaN or infinite, and a device that fails.
 ///
 /// # Panics
 /// For values that are not of the graph.
@@ -66,14 +66,15 @@ pub fn activations(
     graph: &Graph,
     values: &[ValueRef],
     calibration: &Calibration,
+    engine: &Engine,
     visit: &mut dyn FnMut(ValueRef, &[f32], usize),
 ) -> Result<(), CalibrationError> {
     let walk = Walk::to(graph, values);
-    let all = 0..walk.steps().len();
-    let constants = walk.constants(graph, all.clone());
+    let wanted: BTreeSet<ValueRef> = values.iter().copied().collect();
+    let ready = engine.ready(graph, &walk, 0..walk.steps().len(), &wanted)?;
     for (sample, inputs) in calibration.samples() {
         let mut see = |value: ValueRef, view: TensorView<'_>| -> Result<(), Stop> {
-            if !values.contains(&value) {
+            if !wanted.contains(&value) {
                 return Ok(());
             }
             let rows = Rows::of(view).ok_or(Stop::NotFloat(value))?;
@@ -83,14 +84,14 @@ pub fn activations(
             visit(value, &rows.values, rows.width);
             Ok(())
         };
-        let result = Walk::begin(graph, inputs).map_err(Stop::from).and_then(|mut live| {
+        let result = Walk::begin(graph, inputs).map_err(|e| Stop::Step(e.into())).and_then(|mut live| {
             live.values.iter().try_for_each(|(value, tensor)| see(*value, tensor.view()))?;
-            walk.advance(graph, all.clone(), &constants, &mut live, see)
+            ready.advance(graph, &walk, &mut live, see)
         });
         result.map_err(|stop| {
             let (sample, name) = (sample.to_owned(), |v| graph.output(v).name.clone());
             match stop {
-                Stop::Evaluate(source) => CalibrationError::Run { sample, source: source.into() },
+                Stop::Step(source) => CalibrationError::Run { sample, source: source.into() },
                 Stop::Diverges(v) => CalibrationError::Diverges { sample, value: name(v) },
                 Stop::NotFloat(v) => CalibrationError::NotFloat { value: name(v), dtype: graph.ty(v).dtype },
             }

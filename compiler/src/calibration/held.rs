@@ -5,6 +5,7 @@
 
 use sliderun::dtype::DType;
 use sliderun::tensor::Tensor;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::ops::Range;
@@ -12,9 +13,8 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::activations::Rows;
-use super::walk::{Live, Walk};
-use super::{Calibration, CalibrationError};
-use crate::ir::eval::EvaluateError;
+use super::walk::{Live, StepError, Walk};
+use super::{Calibration, CalibrationError, Engine};
 use crate::ir::{Graph, ValueRef};
 
 /// Bytes of values that samples may hold in memory between two steps, all together.
@@ -53,7 +53,7 @@ impl<'c> Samples<'c> {
         let mut out = Samples { samples: Vec::new(), limit, in_memory: 0, folder: None };
         for (name, inputs) in calibration.samples() {
             let live = Walk::begin(graph, inputs)
-                .map_err(|source| CalibrationError::Run { sample: name.to_owned(), source: Box::new(source) })?;
+                .map_err(|source| CalibrationError::Run { sample: name.to_owned(), source: Box::new(source.into()) })?;
             let held = out.hold(out.samples.len(), live)?;
             out.samples.push((name, held));
         }
@@ -63,15 +63,22 @@ impl<'c> Samples<'c> {
     /// Takes every sample through a range of steps.
     ///
     /// # Errors
-    /// What a kernel finds wrong in data, a temporary folder that cannot be written.
-    pub fn advance(&mut self, graph: &Graph, walk: &Walk, range: Range<usize>) -> Result<(), CalibrationError> {
+    /// What a kernel finds wrong in data, a device that fails, a temporary folder that cannot be written.
+    pub fn advance(
+        &mut self,
+        engine: &Engine,
+        graph: &Graph,
+        walk: &Walk,
+        range: Range<usize>,
+    ) -> Result<(), CalibrationError> {
         if range.is_empty() {
             return Ok(());
         }
-        let constants = walk.constants(graph, range.clone());
+        let ready = engine.ready(graph, walk, range, &BTreeSet::new())?;
         for at in 0..self.samples.len() {
             let mut live = self.take(at)?;
-            walk.advance::<EvaluateError>(graph, range.clone(), &constants, &mut live, |_, _| Ok(()))
+            ready
+                .advance::<StepError>(graph, walk, &mut live, |_, _| Ok(()))
                 .map_err(|source| CalibrationError::Run { sample: self.samples[at].0.to_owned(), source: Box::new(source) })?;
             self.samples[at].1 = self.hold(at, live)?;
         }

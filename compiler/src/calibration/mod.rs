@@ -7,7 +7,10 @@
 //! Must not know: what is calibrated, the command line.
 
 mod activations;
+mod cut;
+mod engine;
 pub(crate) mod held;
+mod ready;
 mod row_statistics;
 pub mod walk;
 
@@ -24,11 +27,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use activations::{Rows, activations};
+pub use engine::{CalibrationDevice, Engine, EngineError};
 pub use row_statistics::{RowStatistics, row_statistics};
 
 use crate::ir::eval::{EvaluateError, bind};
 use crate::ir::{Graph, ValueRef};
 use crate::verify::{NamedTensors, NpzError, read_npz};
+use walk::StepError;
 
 /// Samples of synthetic calibration.
 const SYNTHETIC_SAMPLES: u64 = 16;
@@ -67,7 +72,10 @@ pub enum CalibrationError {
         expected: String,
     },
     #[error("the model cannot be run on calibration sample '{sample}': {source}")]
-    Run { sample: String, source: Box<EvaluateError> },
+    Run { sample: String, source: Box<StepError> },
+    #[error("samples cannot run on {device}: {source}")]
+    #[diagnostic(help("`--calib-device cpu` takes the CPU, auto a GPU only where one can be used"))]
+    Device { device: String, source: Arc<EngineError> },
     #[error("on calibration sample '{sample}', '{value}' contains NaN or an infinity")]
     #[diagnostic(help("the model itself overflows there; leave the sample out, or look for a wrong input in it"))]
     Diverges { sample: String, value: String },

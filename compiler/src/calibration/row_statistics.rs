@@ -4,7 +4,7 @@
 use sliderun::splitmix::SplitMix64;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Calibration, CalibrationError, activations};
+use super::{Calibration, CalibrationError, Engine, activations};
 use crate::ir::{Graph, ValueRef};
 
 /// The statistics of values over all samples. Nothing of values that have no row.
@@ -18,11 +18,12 @@ pub fn row_statistics(
     graph: &Graph,
     values: impl IntoIterator<Item = ValueRef>,
     calibration: &Calibration,
+    engine: &Engine,
 ) -> Result<BTreeMap<ValueRef, RowStatistics>, CalibrationError> {
     let values: Vec<ValueRef> = values.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     let mut statistics = BTreeMap::new();
     if !values.is_empty() {
-        activations(graph, &values, calibration, &mut |value, rows, k| {
+        activations(graph, &values, calibration, engine, &mut |value, rows, k| {
             statistics.entry(value).or_insert_with(|| RowStatistics::new(k)).add(rows);
         })?;
     }

@@ -44,7 +44,7 @@ fn rows_come_sample_by_sample_in_the_graphs_order() {
     let samples = [sample(&[1., 1.], &[1]), sample(&[0., 1., 2., 0.], &[0, 1])];
     let calibration = Calibration::new(samples.map(|s| (String::new(), s)).into()).unwrap();
     let mut seen = Vec::new();
-    activations(&graph, &values, &calibration, &mut |v, rows, k| {
+    activations(&graph, &values, &calibration, &Engine::default(), &mut |v, rows, k| {
         assert_eq!(k, 2);
         seen.push((graph.output(v).name.clone(), rows.to_vec()));
     })
@@ -68,7 +68,7 @@ fn walks_hold_what_is_still_read() {
     assert_eq!(walk.steps().len(), 2, "neither the lookup nor the sum leads to it");
     let mut live = Walk::begin(&graph, &sample(&[1., 1.], &[1])).unwrap();
     let constants = walk.constants(&graph, 0..1);
-    walk.advance::<EvaluateError>(&graph, 0..1, &constants, &mut live, |_, _| Ok(())).unwrap();
+    walk.advance::<StepError>(&graph, 0..1, &constants, &mut live, |_, _| Ok(())).unwrap();
     let held: Vec<&str> = live.values.keys().map(|v| graph.output(*v).name.as_str()).collect();
     assert_eq!(held, ["ids", "h"]);
 }
@@ -102,7 +102,7 @@ fn what_does_not_fit_is_named() {
         assert!(error.contains(expected), "{error}");
     }
     let run = |inputs, name| {
-        activations(&graph, &[value(&graph, name)], &one(inputs).unwrap(), &mut |_, _, _| {}).unwrap_err().to_string()
+        activations(&graph, &[value(&graph, name)], &one(inputs).unwrap(), &Engine::default(), &mut |_, _, _| {}).unwrap_err().to_string()
     };
     assert_eq!(
         run(sample(&[1e30, 1e30], &[1]), "s"),
@@ -159,7 +159,7 @@ fn synthetic_samples_fit_and_repeat() {
     assert!(calibration.is_synthetic() && calibration == Calibration::synthetic(&graph, 3).unwrap());
     assert!(calibration != Calibration::synthetic(&graph, 4).unwrap());
     let mut tokens = 0;
-    activations(&graph, &[value(&graph, "y")], &calibration, &mut |_, rows, k| tokens += rows.len() / k).unwrap();
+    activations(&graph, &[value(&graph, "y")], &calibration, &Engine::default(), &mut |_, rows, k| tokens += rows.len() / k).unwrap();
     assert!(tokens >= 16, "{tokens}");
 }
 
@@ -175,7 +175,7 @@ fn samples_may_wait_in_files() {
         let mut samples = held::Samples::begin(&graph, &calibration, limit).unwrap();
         let mut out = Vec::new();
         for step in 0..walk.steps().len() {
-            samples.advance(&graph, &walk, step..step + 1).unwrap();
+            samples.advance(&Engine::default(), &graph, &walk, step..step + 1).unwrap();
         }
         for name in names {
             samples.rows(&graph, name, &mut |rows| out.push(rows.to_vec())).unwrap();

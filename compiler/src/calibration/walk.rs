@@ -5,6 +5,7 @@
 //! Must not know: why.
 
 use sliderun::dim::Bindings;
+use sliderun::session::SessionError;
 use sliderun::tensor::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,6 +13,17 @@ use std::ops::Range;
 use crate::ir::eval::{EvaluateError, bind, step};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
 use crate::verify::NamedTensors;
+
+/// Why a sample does not get on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StepError {
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// A plan of several steps.
+    #[error(transparent)]
+    Plan(#[from] SessionError),
+}
 
 /// The steps that lead to some values, in the order of the graph's schedule.
 pub struct Walk {
@@ -26,7 +38,8 @@ pub struct Walk {
 pub struct Live {
     /// What has been computed and will still be read.
     pub values: BTreeMap<ValueRef, Tensor>,
-    bindings: Bindings,
+    /// The symbols' values.
+    pub(super) bindings: Bindings,
 }
 
 impl Walk {
@@ -59,9 +72,21 @@ impl Walk {
         self.last.get(&value).is_none_or(|at| *at < step)
     }
 
+    /// Whether a value is still wanted once all steps before `step` have run.
+    pub(super) fn outlives(&self, value: ValueRef, step: usize) -> bool {
+        !self.is_last(value, step) || self.held.contains(&value)
+    }
+
     /// The steps.
     pub fn steps(&self) -> &[NodeId] {
         &self.steps
+    }
+
+    /// What a step computes.
+    pub(super) fn results(&self, step: usize) -> impl Iterator<Item = ValueRef> {
+        let node = self.steps[step];
+        let first = ValueRef { node, slot: 0 };
+        self.last.range(first..=ValueRef { slot: usize::MAX, ..first }).map(|(value, _)| *value)
     }
 
     /// A sample before the first step.
@@ -79,7 +104,7 @@ impl Walk {
     ///
     /// # Errors
     /// What a kernel finds wrong in data, and those of `seen`.
-    pub fn advance<E: From<EvaluateError>>(
+    pub fn advance<E: From<StepError>>(
         &self,
         graph: &Graph,
         range: Range<usize>,
@@ -92,16 +117,15 @@ impl Walk {
             let results = step(graph, node, &live.bindings, |v| match graph.constant(v) {
                 Some(constant) => constants.view(v, constant),
                 None => live.values[&v].view(),
-            })?;
-            for (slot, tensor) in results.into_iter().enumerate() {
-                let value = ValueRef { node, slot };
+            })
+            .map_err(StepError::from)?;
+            for (value, tensor) in self.results(at).zip(results) {
                 seen(value, tensor.view())?;
                 live.values.insert(value, tensor);
             }
             let finished = |v: &ValueRef| self.last.get(v) == Some(&at) && !self.held.contains(v);
             let operands = graph.operands(node).into_iter().flatten();
-            let results = (0..graph.node(node).outputs.len()).map(|slot| ValueRef { node, slot });
-            for value in operands.chain(results).filter(finished) {
+            for value in operands.chain(self.results(at)).filter(finished) {
                 live.values.remove(&value);
             }
         }

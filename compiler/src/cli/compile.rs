@@ -15,6 +15,7 @@ use super::values::{self, NamedFile};
 use crate::budget::pareto::svg;
 use crate::budget::{Budget, Found, Point, Request};
 use crate::compile::{Compiled, Observer, Stage, compile};
+use crate::calibration::CalibrationDevice;
 use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{
@@ -58,6 +59,9 @@ pub struct Compile {
     /// of them; random ones without
     #[arg(long, value_name = "FILE.npz|DIR")]
     calib: Option<PathBuf>,
+    /// What runs the model on them: auto (the first GPU, where driver, cuBLASLt and NVRTC are there, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    calib_device: CalibrationDevice,
     /// Orders of K in which pruning keeps more: none; free for those that cost nothing, as part of the weights that an activation comes from;
     /// all for others as well, by an index in the quantization of the activation
     #[arg(long, value_name = "NONE|FREE|ALL", default_value_t)]
@@ -166,12 +170,14 @@ impl Compile {
         if self.permute != Permute::None && self.prune == PruneMethod::None && self.recipe.is_none() {
             return Err(Failure::usage("--permute needs --prune", "an order of K is looked for where weights are pruned"));
         }
+        let spinner = Arc::new(Spinner::start());
         let options = CompileOptions {
             sparsity: self.sparsity,
             precision: self.precision,
             prune: self.prune,
             permute: self.permute,
             calibration: values::calibration(self.calib.as_deref())?,
+            engine: values::engine(self.calib_device, &spinner),
             recipe: None,
             smooth: self.smooth,
             weight_scales: self.weight_scales,
@@ -192,7 +198,6 @@ impl Compile {
             None => options,
         };
         values::warn_without_calibration(options.prune_methods(), options.calibration.as_deref());
-        let spinner = Arc::new(Spinner::start());
         let mut watch = Watch { spinner: spinner.clone(), emit: &self.emit_after, plan: &self.output };
         let compiled =
             compile(&self.model, &options, &mut watch).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))?;

@@ -108,6 +108,12 @@ impl Spinner {
         self.0.set_message(what.to_string());
     }
 
+    /// Writes a line on stderr, terminal or not, which stays.
+    pub fn leave(&self, line: impl Display) {
+        // Notes go on without a reader.
+        self.0.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+    }
+
     /// Takes it away, before its time.
     pub fn stop(&self) {
         self.0.finish_and_clear();

@@ -4,10 +4,12 @@ use clap::Args;
 use sliderun::sparse::Pattern;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::failure::{Complaint, Failure, Result};
 use super::output::{Column, Spinner, json, table};
 use super::values;
+use crate::calibration::CalibrationDevice;
 use crate::onnx::OnnxModel;
 use crate::options::{PruneMethod, UnknownOption};
 use crate::prune::{PruneError, PruneOptions, PrunedWeight, prune_model};
@@ -43,6 +45,9 @@ pub struct Prune {
     /// them; random ones without
     #[arg(long, value_name = "FILE.npz|DIR")]
     calib: Option<PathBuf>,
+    /// What runs the model on them: auto (the first GPU, where driver, cuBLASLt and NVRTC are there, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    calib_device: CalibrationDevice,
     /// First puts K into an order in which the pattern keeps more, where all weights that this takes are in the file: the model computes the
     /// same, its sums in another order
     #[arg(long)]
@@ -73,12 +78,18 @@ impl Prune {
         let mut model = OnnxModel::open(&self.model).map_err(|e| fail(e.into()))?;
         let calibration = values::calibration(self.calib.as_deref())?;
         values::warn_without_calibration([self.method], calibration.as_deref());
-        let options =
-            PruneOptions { pattern: self.pattern, method: self.method, calibration, permute: self.permute, resume: self.resume };
-        let spinner = Spinner::start();
+        let spinner = Arc::new(Spinner::start());
+        let options = PruneOptions {
+            pattern: self.pattern,
+            method: self.method,
+            calibration,
+            engine: values::engine(self.calib_device, &spinner),
+            permute: self.permute,
+            resume: self.resume,
+        };
         spinner.say("import");
-        let weights = prune_model(&mut model, &options, &spinner).map_err(fail)?;
-        drop(spinner);
+        let weights = prune_model(&mut model, &options, &*spinner).map_err(fail)?;
+        spinner.stop();
         if weights.iter().all(|w| w.declined.is_some()) {
             let reason = |w: &PrunedWeight| format!("\n  {}: {}", w.node, w.declined.as_deref().unwrap_or_default());
             let reasons: String = weights.iter().map(reason).collect();

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::failure::{Complaint, Failure};
 use super::inputs::finish;
-use crate::calibration::Calibration;
+use super::output::Spinner;
+use crate::calibration::{Calibration, CalibrationDevice, Engine};
 use crate::ir::Constant;
 use crate::options::PruneMethod;
 
@@ -63,6 +64,12 @@ pub fn calibration(path: Option<&Path>) -> super::Result<Option<Arc<Calibration>
         Calibration::read(path).map(Arc::new).map_err(|e| Failure::because(what(), Complaint::of_diagnostic(&e)))
     };
     path.map(read).transpose()
+}
+
+/// What runs the model on calibration data; says on stderr which device it took.
+pub fn engine(device: CalibrationDevice, spinner: &Arc<Spinner>) -> Arc<Engine> {
+    let spinner = spinner.clone();
+    Arc::new(Engine::new(device, move |what| spinner.leave(format_args!("note: {what}"))))
 }
 
 /// Says on stderr that a method goes by made-up inputs, where it does.

@@ -12,15 +12,17 @@ mod twin;
 mod variants;
 
 use sliderun::op::Op;
-use sliderun::plan::PlanWriter;
-use sliderun::plan::cuda::{CudaPlan, Variant};
+use slidec_kernels::{CompileError, Compiler};
+use sliderun::plan::cuda::{CudaPlan, Module, Variant};
 use sliderun::plan::manifest::{Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
+use sliderun::plan::{Architecture, PlanWriter};
 use std::collections::{BTreeSet, HashMap};
 
 use crate::ir::{Graph, NodeId, NodeKind, ValueRef};
 use crate::options::Variants;
 use cuda::Schedule;
 pub use cuda::{Missed, missed};
+pub(crate) use refusal::attribute_symbols;
 pub use refusal::{LowerErrors, Refusal};
 pub use variants::Costs;
 use variants::{Proposal, Proposals, propose};
@@ -31,6 +33,22 @@ pub struct Lowered {
     pub manifest: Manifest,
     /// The constant data; equal constants are stored once.
     pub writer: PlanWriter<'static>,
+}
+
+impl Lowered {
+    /// Compiles the kernels of the program for GPUs, whose source [`lower_cuda`] gave, for each architecture.
+    ///
+    /// # Errors
+    /// What NVRTC does not compile, which is a defect of the kernels, and architectures that it does not know.
+    pub fn add_kernels(&mut self, compiler: &Compiler, source: &str, architectures: &[Architecture]) -> Result<(), CompileError> {
+        for &architecture in architectures {
+            let cubin = self.writer.add_blob(bytes::Bytes::from(compiler.compile(source, architecture)?));
+            if let Some(cuda) = &mut self.manifest.cuda {
+                cuda.modules.push(Module { architecture, cubin });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Lowers a verified graph for the CPU device.

@@ -48,7 +48,7 @@ impl fmt::Display for LowerErrors {
 }
 
 /// Adds the symbols that an operator's attributes mention to `out`.
-pub(super) fn attribute_symbols(op: &Op, out: &mut BTreeSet<String>) {
+pub(crate) fn attribute_symbols(op: &Op, out: &mut BTreeSet<String>) {
     op.clone().map_dims(&mut |d: &Dim| {
         d.symbols(out);
         d.clone()

@@ -24,7 +24,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
     let Some(calibration) = context.options.calibration.clone() else { return Ok(()) };
     let quantized = |p: &Product| graph.node(p.node).form.filter(|f| matches!(f.to, DType::I8 | DType::F8e4m3)).map(|f| (*p, f));
     let products: Vec<(Product, WeightForm)> = Product::all(graph).iter().filter_map(quantized).collect();
-    let statistics = row_statistics(graph, products.iter().map(|(p, _)| p.activation), &calibration)?;
+    let statistics = row_statistics(graph, products.iter().map(|(p, _)| p.activation), &calibration, &context.options.engine)?;
     for (activation, rows) in &statistics {
         context.moments.insert(graph.output(*activation).name.clone(), rows.moments());
     }

@@ -25,7 +25,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         return Ok(());
     }
     let calibration = context.options.calibration.as_deref();
-    let setting = Setting { calibration, progress: context.progress, checkpoint: None };
+    let setting = Setting { calibration, engine: &context.options.engine, progress: context.progress, checkpoint: None };
     let results = prune(graph, &tasks, &setting).map_err(PassError::Pruning)?;
     for (task, result) in tasks.iter().zip(results) {
         let name = graph.node(task.product.node).name.clone();

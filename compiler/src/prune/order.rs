@@ -30,7 +30,8 @@ pub fn reorder(model: &mut OnnxModel, options: &PruneOptions) -> Result<BTreeMap
     let stored: BTreeMap<NodeId, &ModelProduct> = products.iter().map(|(product, told)| (product.node, told)).collect();
     let asked = |_: &str| (options.method, SparsityRequest::Pattern(options.pattern));
     let mut told = BTreeMap::new();
-    let found = orders(&graph, Permute::Free, options.calibration.as_deref(), &asked, &mut |node, why| {
+    let calibration = options.calibration.as_deref().map(|calibration| (calibration, &*options.engine));
+    let found = orders(&graph, Permute::Free, calibration, &asked, &mut |node, why| {
         told.insert(node, why);
     });
     for order in found {

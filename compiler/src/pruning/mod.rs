@@ -19,7 +19,7 @@ pub use progress::Progress;
 
 use crate::calibration::held::{LIMIT, Samples};
 use crate::calibration::walk::Walk;
-use crate::calibration::{Calibration, CalibrationError};
+use crate::calibration::{Calibration, CalibrationError, Engine};
 use crate::ir::{Constant, Graph, ValueRef};
 use crate::options::PruneMethod;
 use crate::passes::product::{ORIENTATION, Product};
@@ -84,6 +84,8 @@ fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<PruneMethod, D
 pub(crate) struct Setting<'a> {
     /// What the model is run on; synthetic where a method needs something and `None` is given.
     pub calibration: Option<&'a Calibration>,
+    /// What runs the model.
+    pub engine: &'a Engine,
     /// Is told how far it is.
     pub progress: &'a dyn Progress,
     /// Where finished weights are kept, and found again.
@@ -147,7 +149,7 @@ pub(crate) fn prune(
     let mut step = 0;
     for ((ready, activation), members) in groups {
         if let Some(samples) = &mut samples {
-            samples.advance(graph, &walk, step..ready)?;
+            samples.advance(setting.engine, graph, &walk, step..ready)?;
         }
         step = ready;
         let mut pending: Vec<Pending> = Vec::new();

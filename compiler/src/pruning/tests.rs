@@ -1,5 +1,5 @@
 use super::*;
-use crate::calibration::activations;
+use crate::calibration::{Engine, activations};
 use crate::compile::compile_model;
 use crate::import::{ImportOptions, import};
 use crate::onnx::OnnxModel;
@@ -60,6 +60,7 @@ fn options(method: PruneMethod) -> PruneOptions {
         pattern: PATTERN.parse().unwrap(),
         method,
         calibration: Some(Arc::new(calibration())),
+        engine: Arc::default(),
         permute: false,
         resume: None,
     }
@@ -136,7 +137,7 @@ fn statistics_are_those_of_the_pruned_prefix() {
         let (Ok(w), Ok(v)) = (weight(&before, &was), weight(&after, &is)) else { continue };
         let read = if name == "rq" { Product::all(&after)[0].activation } else { is.activation };
         let mut rows = Vec::new();
-        activations(&after, &[read], &calibration(), &mut |_, r, _| rows.extend_from_slice(r)).unwrap();
+        activations(&after, &[read], &calibration(), &Engine::default(), &mut |_, r, _| rows.extend_from_slice(r)).unwrap();
         let mut hessian = Hessian::new(w.k).unwrap();
         hessian.add(&rows);
         let mut expected = w.clone();
@@ -160,7 +161,7 @@ fn what_knows_more_costs_less() {
         let (before, after) = (graph_of(&model()), graph_of(&after));
         let run = |graph: &Graph| {
             let mut out = Vec::new();
-            activations(graph, &[graph.outputs[0].value], &calibration(), &mut |_, r, _| out.extend_from_slice(r)).unwrap();
+            activations(graph, &[graph.outputs[0].value], &calibration(), &Engine::default(), &mut |_, r, _| out.extend_from_slice(r)).unwrap();
             out
         };
         run(&before).iter().zip(&run(&after)).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::product::Product;
 use super::{Pass, PassContext, PassError};
-use crate::calibration::{Calibration, activations};
+use crate::calibration::{Calibration, Engine, activations};
 use crate::ir::{Constant, Graph, NodeId, ValueRef};
 use crate::options::{Permute, PruneMethod, SparsityRequest};
 use crate::sparsity::permute::{Found, Permutation, Scores, search};
@@ -64,7 +64,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         let asked = options.asked(node);
         (asked.prune, asked.sparsity)
     };
-    let calibration = options.calibration.as_deref();
+    let calibration = options.calibration.as_deref().map(|calibration| (calibration, &*options.engine));
     let found = orders(graph, options.permute, calibration, &asked, &mut |node, why| context.report.declined(node, why));
     for order in found {
         let names: Vec<String> = order.products.iter().map(|node| graph.node(*node).name.clone()).collect();
@@ -81,7 +81,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
 pub(crate) fn orders(
     graph: &Graph,
     wanted: Permute,
-    calibration: Option<&Calibration>,
+    calibration: Option<(&Calibration, &Engine)>,
     asked: &Ask<'_>,
     declined: &mut Declined<'_>,
 ) -> Vec<Order> {
@@ -135,16 +135,16 @@ fn groups(graph: &Graph, asked: &Ask<'_>, declined: &mut Declined<'_>) -> Vec<Gr
 /// For methods that look at activations, the root of the mean square of each channel.
 fn norms(
     graph: &Graph,
-    calibration: Option<&Calibration>,
+    calibration: Option<(&Calibration, &Engine)>,
     groups: &[Group],
     declined: &mut Declined<'_>,
 ) -> BTreeMap<ValueRef, Vec<f32>> {
     let mut sums: BTreeMap<ValueRef, (f64, Vec<f64>)> = BTreeMap::new();
     let values: Vec<ValueRef> = groups.iter().filter(|g| g.weighs_activations).map(|g| g.activation).collect();
-    let Some(calibration) = calibration.filter(|_| !values.is_empty()) else {
+    let Some((calibration, engine)) = calibration.filter(|_| !values.is_empty()) else {
         return BTreeMap::new();
     };
-    let seen = activations(graph, &values, calibration, &mut |value, rows, k| {
+    let seen = activations(graph, &values, calibration, engine, &mut |value, rows, k| {
         let (count, squares) = sums.entry(value).or_insert_with(|| (0.0, vec![0.0; k]));
         for row in rows.chunks_exact(k) {
             *count += 1.0;

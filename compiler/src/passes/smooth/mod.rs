@@ -40,7 +40,7 @@ fn run(graph: &mut Graph, context: &mut PassContext<'_>) -> Result<(), PassError
         _ => None,
     };
     let groups = groups(graph, &mut context.report, &element_type);
-    let rows = row_statistics(graph, groups.iter().map(|g| g.activation), calibration)?;
+    let rows = row_statistics(graph, groups.iter().map(|g| g.activation), calibration, &context.options.engine)?;
     smooth(graph, &mut context.report, &groups, &rows);
     Ok(())
 }
