@@ -732,7 +732,7 @@ fn calibration_data_decides_what_is_pruned() {
     let prune = |method: &str| {
         let out = format!("{method}.onnx");
         let arguments = ["prune", "model.onnx", "-o", &out, "--pattern", "2:4", "--method", method, "--calib", "calib", "--json"];
-        let ended = bench.run(&arguments).ok();
+        let ended = bench.run(&[&arguments[..], &["--calib-device", "cpu"]].concat()).ok();
         assert_eq!(ended.stderr, "");
         ended.json()
     };
@@ -745,7 +745,7 @@ fn calibration_data_decides_what_is_pruned() {
     assert!(sparsegpt < wanda && sparsegpt < magnitude, "{magnitude} {wanda} {sparsegpt}");
 
     // Compiled in one go, it is what compiling the pruned model gives.
-    bench.compile(&["--sparsity", "2:4", "--prune", "sparsegpt", "--calib", "calib"]).ok();
+    bench.compile(&["--sparsity", "2:4", "--prune", "sparsegpt", "--calib", "calib", "--calib-device", "cpu"]).ok();
     bench.run(&["compile", "sparsegpt.onnx", "-o", "pruned.slide", "--sparsity", "2:4"]).ok();
     let digest =
         |plan: &str| bench.run(&["run", plan, "--random", "--seed", "1", "--json"]).json()["outputs"][0]["digest"].clone();
@@ -754,7 +754,11 @@ fn calibration_data_decides_what_is_pruned() {
     let table = bench.run(&["prune", "model.onnx", "-o", "p.onnx", "--pattern", "2:4", "--method", "sparsegpt"]).ok();
     assert!(table.stdout.contains("OUTPUT ERROR") && table.stdout.contains("sparsegpt"), "{}", table.stdout);
     assert!(table.stderr.starts_with("warning: sparsegpt goes by what the model's inputs are like, and none are given"));
+    assert_eq!(table.stderr.matches("note: samples run on ").count(), 1, "{}", table.stderr);
     assert!(bench.compile(&["--sparsity", "2:4", "--prune", "wanda"]).ok().stderr.starts_with("warning: wanda goes by"));
+    let absent = ["--sparsity", "2:4", "--prune", "wanda", "--calib", "calib", "--calib-device", "cuda:99"];
+    let said = bench.compile(&absent).refused(1);
+    assert!(said.contains("samples cannot run on cuda:99") && said.contains("--calib-device cpu"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use sliderun::dim::Dim;
 use sliderun::dtype::DType;
 use sliderun::op::TensorType;
+use sliderun::plan::manifest::SymbolRange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -79,6 +80,11 @@ impl Cut {
         for id in self.graph.inputs() {
             let ty = self.graph.ty(ValueRef { node: *id, slot: 0 });
             told.extend(ty.shape.iter().filter_map(Dim::as_symbol).map(str::to_owned));
+        }
+        for symbol in &mentioned {
+            // Samples need not keep to the range that the plan is compiled for.
+            let range = SymbolRange { name: symbol.clone(), min: 1, max: i64::from(i32::MAX) };
+            self.graph.symbols.insert(symbol.clone(), range);
         }
         for symbol in mentioned.difference(&told) {
             let ty = TensorType::new(DType::Bool, [Dim::symbol(symbol)]);

@@ -6,8 +6,11 @@ use slidec_kernels::{Cache, Compiler};
 use sliderun::cuda::CudaError;
 use sliderun::cuda::cublaslt::CublasLt;
 use sliderun::cuda::driver::Context;
+use sliderun::op::Op;
+use sliderun::plan::manifest::Provenance;
 use sliderun::plan::{Architecture, Plan, PlanError};
 use sliderun::session::{CudaOptions, Device, Session, SessionError, SessionOptions, TimingsFile, Tuning};
+use sliderun::timings::Timings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -21,10 +24,8 @@ use super::walk::Walk;
 use crate::cost::Measured;
 use crate::ir::{Graph, ValueRef};
 use crate::lower::{Costs, LowerErrors, Lowered, lower, lower_cuda};
-use crate::options::{UnknownOption, Variants};
-use sliderun::op::Op;
-use sliderun::plan::manifest::Provenance;
-use sliderun::timings::Timings;
+use crate::options::{CompileOptions, Target, UnknownOption, Variants};
+use crate::passes::{PIPELINE, PipelineError, ignore, run_passes};
 
 /// On what samples are to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub enum EngineError {
     #[error(transparent)]
     Kernels(#[from] slidec_kernels::CompileError),
     #[error(transparent)]
+    Pass(#[from] Box<PipelineError>),
+    #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -78,7 +81,7 @@ pub struct Engine {
     wanted: CalibrationDevice,
     plans: OnceLock<Result<Option<Plans>, Arc<EngineError>>>,
     tell: Box<dyn Fn(&str) + Send + Sync>,
-    /// What was told: nothing is told twice.
+    /// Of what something was told: nothing is told twice.
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -162,7 +165,12 @@ impl Engine {
 
     /// Tells something, once.
     pub(super) fn tell(&self, what: &str) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned()) {
+        self.tell_of(what, what);
+    }
+
+    /// Tells something, once of each subject.
+    fn tell_of(&self, subject: &str, what: &str) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(subject.to_owned()) {
             (self.tell)(what);
         }
     }
@@ -223,7 +231,12 @@ impl Engine {
             parts.extend((!range.is_empty()).then(|| steps(graph, walk, range)));
             return Ok(());
         }
-        let cut = Cut::new(graph, walk, range.clone(), seen);
+        let mut cut = Cut::new(graph, walk, range.clone(), seen);
+        if cut.outputs.is_empty() {
+            parts.push(steps(graph, walk, range));
+            return Ok(());
+        }
+        plans.prepare(&mut cut.graph).map_err(|e| self.failed(Arc::new(e)))?;
         match plans.lower(&cut) {
             Ok((lowered, source)) => match plans.session(lowered, &source) {
                 Ok(session) => {
@@ -239,7 +252,10 @@ impl Engine {
             Err(LowerErrors(refusals)) => {
                 let operators: BTreeMap<&str, &str> = refusals.iter().map(|r| (r.operator, r.node.as_str())).collect();
                 for (operator, node) in operators {
-                    self.tell(&format!("{operator} runs on the CPU, as in '{node}': there is no kernel of its kind for GPUs"));
+                    self.tell_of(
+                        operator,
+                        &format!("{operator} runs on the CPU, as in '{node}': there is no kernel of its kind for GPUs"),
+                    );
                 }
                 let refused = |at: usize| refusals.iter().any(|r| r.node == graph.node(walk.steps()[at]).name);
                 let all: Vec<usize> = range.clone().collect();
@@ -258,11 +274,10 @@ impl Engine {
 
     /// Plans as a GPU would run them, on the CPU.
     #[cfg(test)]
-    pub(crate) fn rehearsing() -> Engine {
-        let architecture = Architecture::SUPPORTED[0];
+    pub(crate) fn rehearsing(tell: impl Fn(&str) + Send + Sync + 'static) -> Engine {
         let options = SessionOptions::default().with_cuda_program(true);
-        let engine = Engine::default();
-        let plans = Plans { device: Device::Cpu, options, architecture, gpu: None };
+        let plans = Plans { device: Device::Cpu, options, architecture: Architecture::SUPPORTED[0], gpu: None };
+        let engine = Engine::new(CalibrationDevice::On(Device::Cpu), tell);
         assert!(engine.plans.set(Ok(Some(plans))).is_ok());
         engine
     }
@@ -273,6 +288,14 @@ fn steps(graph: &Graph, walk: &Walk, range: Range<usize>) -> Part {
 }
 
 impl Plans {
+    /// Gives a cut the form that GPUs run: products without what follows them.
+    fn prepare(&self, graph: &mut Graph) -> Result<(), EngineError> {
+        let passes = PIPELINE.iter().filter(|pass| pass.name == "split-epilogues");
+        let options = CompileOptions { targets: vec![Target::Cuda(self.architecture)], ..CompileOptions::default() };
+        run_passes(graph, passes, &options, &mut ignore).map_err(Box::new)?;
+        Ok(())
+    }
+
     /// A plan of a cut, but for its kernels, and their source.
     fn lower(&self, cut: &Cut) -> Result<(Lowered, String), LowerErrors> {
         let costs = Costs { on: self.architecture, measured: Measured::new(&Timings::default(), self.architecture) };

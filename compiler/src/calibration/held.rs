@@ -64,13 +64,7 @@ impl<'c> Samples<'c> {
     ///
     /// # Errors
     /// What a kernel finds wrong in data, a device that fails, a temporary folder that cannot be written.
-    pub fn advance(
-        &mut self,
-        engine: &Engine,
-        graph: &Graph,
-        walk: &Walk,
-        range: Range<usize>,
-    ) -> Result<(), CalibrationError> {
+    pub fn advance(&mut self, engine: &Engine, graph: &Graph, walk: &Walk, range: Range<usize>) -> Result<(), CalibrationError> {
         if range.is_empty() {
             return Ok(());
         }

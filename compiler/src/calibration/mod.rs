@@ -2,7 +2,7 @@
 //! to a weight.
 //!
 //! A [`Calibration`] is a list of samples, each one batch of all of the model's inputs by name: one `.npz` file
-//! (`numpy.savez("0.npz", input_ids=…, attention_mask=…)`), or a folder of them.
+//! (`numpy.savez("0.npz", input_ids=…, attention_mask=…)`), or a folder of them. An [`Engine`] runs the model on them, on the CPU or a GPU.
 //!
 //! Must not know: what is calibrated, the command line.
 

@@ -52,9 +52,10 @@ impl Ready<'_> {
         mut seen: impl FnMut(ValueRef, TensorView<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         for Part { range, by } in &self.parts {
-            let by_steps = |constants: &Constants, live: &mut Live, seen: &mut dyn FnMut(ValueRef, TensorView<'_>) -> Result<(), E>| {
-                walk.advance(graph, range.clone(), constants, live, seen)
-            };
+            let by_steps =
+                |constants: &Constants, live: &mut Live, seen: &mut dyn FnMut(ValueRef, TensorView<'_>) -> Result<(), E>| {
+                    walk.advance(graph, range.clone(), constants, live, seen)
+                };
             let planned = match by {
                 By::Steps(constants) => {
                     by_steps(constants, live, &mut seen)?;
@@ -86,7 +87,7 @@ impl Planned {
     fn run(&self, live: &Live) -> Result<Vec<Tensor>, SessionError> {
         let extent = |(symbol, name): &(String, String)| {
             let extent = usize::try_from(live.bindings[symbol]).expect("samples have no negative extents");
-            (name.clone(), Tensor::from_bytes(DType::Bool, &[extent], &vec![0; extent]).expect("a byte for each element"))
+            (name.clone(), Tensor::zeros(DType::Bool, &[extent]).expect("an extent of a tensor fits in memory"))
         };
         let extents: Vec<(String, Tensor)> = self.extents.iter().map(extent).collect();
         let read = self.inputs.iter().map(|(value, name)| (name.as_str(), live.values[value].view()));

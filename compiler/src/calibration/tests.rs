@@ -102,7 +102,9 @@ fn what_does_not_fit_is_named() {
         assert!(error.contains(expected), "{error}");
     }
     let run = |inputs, name| {
-        activations(&graph, &[value(&graph, name)], &one(inputs).unwrap(), &Engine::default(), &mut |_, _, _| {}).unwrap_err().to_string()
+        activations(&graph, &[value(&graph, name)], &one(inputs).unwrap(), &Engine::default(), &mut |_, _, _| {})
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(
         run(sample(&[1e30, 1e30], &[1]), "s"),
@@ -159,7 +161,8 @@ fn synthetic_samples_fit_and_repeat() {
     assert!(calibration.is_synthetic() && calibration == Calibration::synthetic(&graph, 3).unwrap());
     assert!(calibration != Calibration::synthetic(&graph, 4).unwrap());
     let mut tokens = 0;
-    activations(&graph, &[value(&graph, "y")], &calibration, &Engine::default(), &mut |_, rows, k| tokens += rows.len() / k).unwrap();
+    activations(&graph, &[value(&graph, "y")], &calibration, &Engine::default(), &mut |_, rows, k| tokens += rows.len() / k)
+        .unwrap();
     assert!(tokens >= 16, "{tokens}");
 }
 

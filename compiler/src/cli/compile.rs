@@ -14,8 +14,8 @@ use super::output::{self, Column, Spinner, bytes, common_prefix, json, log_passe
 use super::values::{self, NamedFile};
 use crate::budget::pareto::svg;
 use crate::budget::{Budget, Found, Point, Request};
-use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::calibration::CalibrationDevice;
+use crate::compile::{Compiled, Observer, Stage, compile};
 use crate::cost::Measured;
 use crate::ir::{Graph, sidecar};
 use crate::options::{

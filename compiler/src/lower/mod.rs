@@ -11,8 +11,8 @@ mod refusal;
 mod twin;
 mod variants;
 
-use sliderun::op::Op;
 use slidec_kernels::{CompileError, Compiler};
+use sliderun::op::Op;
 use sliderun::plan::cuda::{CudaPlan, Module, Variant};
 use sliderun::plan::manifest::{Manifest, Output, Program, Provenance, Step, Storage, SymbolRange, Value, ValueId, Verdict};
 use sliderun::plan::{Architecture, PlanWriter};

@@ -161,7 +161,10 @@ fn what_knows_more_costs_less() {
         let (before, after) = (graph_of(&model()), graph_of(&after));
         let run = |graph: &Graph| {
             let mut out = Vec::new();
-            activations(graph, &[graph.outputs[0].value], &calibration(), &Engine::default(), &mut |_, r, _| out.extend_from_slice(r)).unwrap();
+            activations(graph, &[graph.outputs[0].value], &calibration(), &Engine::default(), &mut |_, r, _| {
+                out.extend_from_slice(r)
+            })
+            .unwrap();
             out
         };
         run(&before).iter().zip(&run(&after)).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
