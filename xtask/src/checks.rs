@@ -21,22 +21,16 @@ pub fn dependencies() -> Result<()> {
 
 /// miri on the runtime's pure parts.
 pub fn miri() -> Result<()> {
-    if !succeeds(cargo().args(["+nightly", "miri", "--version"])) {
+    // By rustup's cargo, which knows of toolchains.
+    let miri = |arguments: &[&str]| {
+        let mut command = shell::command("cargo");
+        command.args(["+nightly", "miri"]).args(arguments);
+        command
+    };
+    if !succeeds(&mut miri(&["--version"])) {
         println!("skipped: miri is not installed (rustup +nightly component add miri)");
         return Ok(());
     }
-    let mut command = shell::command("cargo");
-    command.args([
-        "+nightly",
-        "miri",
-        "test",
-        "--package",
-        "sliderun",
-        "--lib",
-        "--no-default-features",
-        "--target-dir",
-        "target/miri",
-        "--",
-    ]);
-    shell::run(command.args(PURE))
+    let package = ["test", "--package", "sliderun", "--lib", "--no-default-features", "--features", "cli"];
+    shell::run(miri(&package).args(["--target-dir", "target/miri", "--"]).args(PURE))
 }
