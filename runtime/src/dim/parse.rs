@@ -74,6 +74,9 @@ impl Parser<'_> {
                 total + self.product(depth)?
             } else if self.eat('-') {
                 total - self.product(depth)?
+            } else if total.terms.iter().any(|(_, c)| *c == i64::MIN) {
+                // What sums saturate at; printed, it would not parse.
+                return Err("the number is too large");
             } else {
                 return Ok(total);
             };

@@ -62,6 +62,16 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// What parses prints as text that parses: numbers beyond what text can say are refused.
+#[test]
+fn sums_beyond_64_bits_are_refused() {
+    for text in ["-9223372036854775807-922", "4*n^2-9223372036854775807-9", "max(n,-1-13^64)"] {
+        let error = text.parse::<Dim>().unwrap_err().to_string();
+        assert!(error.contains("too large"), "{error}");
+    }
+    assert_eq!("1-9223372036854775807".parse::<Dim>().unwrap().as_const(), Some(1 - i64::MAX));
+}
+
 /// What stands for "no bound" on one side is a value like any other on the other side.
 #[test]
 fn bounds_hold_at_the_ends_of_the_range() {
