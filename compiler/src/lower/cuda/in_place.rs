@@ -46,12 +46,9 @@ fn reads(program: &Program, step: &Step, id: ValueId) -> bool {
 
 /// Whether a step calculates each element from those at the same place, or its whole row, and its results are rows as another value's are.
 fn keeps_places(program: &Program, step: &Step, result: ValueId) -> bool {
-    let by_place = match step.op {
-        Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Where(_) | Op::Clip(_) => true,
-        Op::Dequant(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_) => true,
-        _ => false,
-    };
-    by_place && step.outputs.iter().all(|o| same_rows(program, *o, result))
+    let by_element = matches!(step.op, Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Where(_) | Op::Clip(_) | Op::Dequant(_));
+    let by_row = matches!(step.op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_));
+    (by_element || by_row) && step.outputs.iter().all(|o| same_rows(program, *o, result))
 }
 
 /// Whether two values have the same number of elements in rows of the same length.
