@@ -3,16 +3,22 @@
 
 use super::*;
 use slidec::compile::compile;
+use slidec::cost::Measured;
+use slidec::import::{ImportOptions, import};
+use slidec::lower::{Costs, lower, lower_cuda};
 use slidec::onnx::OnnxModel;
-use slidec::options::CompileOptions;
+use slidec::options::{CompileOptions, Precision, Target, Variants};
+use slidec::passes::{ignore, run_pipeline};
 use slidec::verify::{self, Comparison, NamedTensors, reference, to_f64};
 use sliderun::dim::Bindings;
 use sliderun::plan::Plan;
-use sliderun::session::{Device, Session, SessionOptions};
+use sliderun::plan::manifest::Provenance;
+use sliderun::session::{Device, Session, SessionOptions, VariantMemory, variant_memory};
 use sliderun::tensor::Tensor;
 use sliderun::tool::random;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Batch, tokens, earlier tokens.
@@ -89,6 +95,38 @@ fn every_family_compiles_and_agrees_with_tract() {
         for extents in [SHAPE, [1, 1, 1], [1, 32, 300], [16, 27, 1]] {
             let size = session.arena_size(&bindings(extents)).unwrap();
             assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{name}, {options:?}, {extents:?}: {size:?}");
+        }
+    }
+}
+
+/// A plan with launches for GPUs and without the kernels that these would be.
+fn launched(model: &Path, precision: Precision) -> Arc<Plan> {
+    let on: Target = "sm_90a".parse().unwrap();
+    let options = CompileOptions { precision, targets: vec![on], ..CompileOptions::default() };
+    let imported = import(&OnnxModel::open(model).unwrap(), &ImportOptions::default()).unwrap();
+    let (mut for_cpu, mut for_gpus) = (imported.clone(), imported);
+    run_pipeline(&mut for_cpu, &CompileOptions { targets: vec![Target::Cpu, on], ..options.clone() }, &mut ignore).unwrap();
+    run_pipeline(&mut for_gpus, &options, &mut ignore).unwrap();
+    let mut lowered = lower(&for_cpu, Provenance::default(), Vec::new()).unwrap();
+    let costs = Costs { on: "sm_90a".parse().unwrap(), measured: Measured::default() };
+    lower_cuda(&for_gpus, &mut lowered, &costs, Variants::Auto).unwrap();
+    Arc::new(Plan::from_bytes(lowered.writer.to_bytes(lowered.manifest).unwrap()).unwrap())
+}
+
+#[test]
+fn arenas_on_gpus_are_little_larger_than_what_lives_at_once() {
+    for name in ["tiny-decoder", "tiny-encoder", "tiny-vit"] {
+        let (_folder, model) = generated(name, &Options { dtype: DType::Bf16, ..Options::default() });
+        for precision in [Precision::Bf16, Precision::Int8] {
+            let plan = launched(&model, precision);
+            for extents in [SHAPE, [4, 128, 1], [1, 300, 1]] {
+                let known = |(name, _): &(String, i64)| plan.manifest().symbols.iter().any(|s| s.name == *name);
+                for memory in variant_memory(&plan, &bindings(extents).into_iter().filter(known).collect()).unwrap() {
+                    let VariantMemory { size, apart, .. } = &memory;
+                    assert!(size.bytes as f64 <= 1.05 * size.lower_bound as f64, "{name}, {precision}, {extents:?}: {memory:?}");
+                    assert!(size.lower_bound <= *apart, "{name}, {precision}, {extents:?}: {memory:?}");
+                }
+            }
         }
     }
 }
