@@ -124,7 +124,7 @@ fn static_library() {
     std::fs::write(folder.join("bad.slide"), b"SLIDEPLN, but no more").unwrap();
     let (good, bad) = (plan(), folder.join("bad.slide"));
     let cases: [(&Path, &[&str], &str); 6] = [
-        (&bad, &[], "open: the plan is 21 bytes long"),
+        (&bad, &[], "bad.slide: the plan is 21 bytes long"),
         (Path::new("/nowhere.slide"), &[], "/nowhere.slide"),
         (&good, &["device=tpu"], "'tpu' is not a device"),
         (&good, &["device=cuda:0"], "session: "),

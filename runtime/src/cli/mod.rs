@@ -373,7 +373,7 @@ mod tests {
     fn bad_lines_say_what_was_expected() {
         for (line, message) in [
             ("", "a command is missing"),
-            ("serve m.slide", "unknown command 'serve'"),
+            ("fly m.slide", "unknown command 'fly'"),
             ("run", "the plan's file is missing"),
             ("run a b", "one plan is expected"),
             ("run a --input x", "NAME=FILE.npy"),
