@@ -89,11 +89,8 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
 
 /// Paragraphs, which blank lines part; lines, where there are no blank ones.
 fn split(text: &str) -> impl Iterator<Item = String> {
-    let paragraphs: Vec<String> = text
-        .split("\n\n")
-        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|p| !p.is_empty())
-        .collect();
+    let paragraphs: Vec<String> =
+        text.split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|p| !p.is_empty()).collect();
     match paragraphs.len() {
         0 | 1 => text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect(),
         _ => paragraphs,
@@ -107,11 +104,9 @@ mod tests {
 
     #[test]
     fn files_are_split_into_paragraphs_or_lines() {
-        for (text, expected) in [
-            ("", &[][..]),
-            ("one\ntwo \n", &["one", "two"]),
-            ("one\ntwo\n\nthree\n\n\n", &["one two", "three"]),
-        ] {
+        for (text, expected) in
+            [("", &[][..]), ("one\ntwo \n", &["one", "two"]), ("one\ntwo\n\nthree\n\n\n", &["one two", "three"])]
+        {
             assert_eq!(split(text).collect::<Vec<_>>(), expected, "{text:?}");
         }
     }
